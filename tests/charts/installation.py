@@ -147,16 +147,32 @@ class Installation:
         return answer.json()
 
     def push(self, tag: str, text: str) -> str:
+        answer = self.sent(tag, text, str(uuid.uuid4()))
+        assert answer.is_success, answer.text
+        return str(answer.json()["knitId"])
+
+    def sent(self, tag: str, text: str, key: str) -> httpx.Response:
+        """Pushes a file, `word`; the same key means the same Data."""
         content = io.BytesIO()
         with tarfile.open(fileobj=content, mode="w") as archive:
             member = tarfile.TarInfo("word")
             member.size = len(text)
             archive.addfile(member, io.BytesIO(text.encode()))
-        headers = {"Content-Type": "application/x-tar"}
-        made = self.ask(
-            "POST", "/api/data", params={"tag": tag}, content=content.getvalue(), headers=headers
-        )
-        return str(made["knitId"])
+        headers = {"Content-Type": "application/x-tar", "Idempotency-Key": key}
+        with self.client(Authorization=f"Bearer {self.token}") as client:
+            return client.post(
+                "/api/data", params={"tag": tag}, content=content.getvalue(), headers=headers
+            )
+
+    def pulled_word(self, knit_id: str) -> str:
+        """Pulls a Data; gives what is in its file `word`."""
+        accepting = {"Authorization": f"Bearer {self.token}", "Accept": "application/x-tar"}
+        with self.client(**accepting) as client:
+            content = client.get(f"/api/data/{knit_id}").content
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+            word = archive.extractfile("word") or archive.extractfile("./word")
+            assert word is not None
+            return word.read().decode()
 
     def apply(self, kind: str, script: str) -> str:
         plan = {

@@ -6,12 +6,13 @@ import secrets
 import socket
 import socketserver
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 
+import psutil
 import psycopg
 
 from knit_workflows.embedded import EmbeddedPostgres, dev_server_command
@@ -27,6 +28,9 @@ class Surroundings:
     postgres_port: int
     temporal_port: int
     passwords: dict[str, str]
+    restart_postgres: Callable[[], None]
+    """Ends it as a crash does, and starts it again."""
+    restart_temporal: Callable[[], None]
 
     @property
     def temporal(self) -> str:
@@ -38,19 +42,34 @@ def surroundings(address: str, ports: tuple[int, int, int], folder: Path) -> Ite
     """Serves both on an address of this machine that pods reach, while inside."""
     postgres_port, temporal_port, ui_port = ports
     passwords = {name: secrets.token_urlsafe(16) for name in ("knit", "knit-app")}
-    with _postgres(address, postgres_port, folder / "postgres", passwords):
+    with _postgres(address, postgres_port, folder / "postgres", passwords) as restart_postgres:
         program = obtain_temporal(quiet=True)
         command = dev_server_command(
             program, folder / "temporal.db", port=temporal_port, ui_port=ui_port
         )
-        with (
-            subprocess.Popen(command, stdout=subprocess.DEVNULL) as temporal,
-            _forwarding(address, temporal_port),
-        ):
-            try:
-                yield Surroundings(address, postgres_port, temporal_port, passwords)
-            finally:
-                temporal.terminate()
+        with _running(command) as restart_temporal, _forwarding(address, temporal_port):
+            yield Surroundings(
+                *(address, postgres_port, temporal_port, passwords),
+                *(restart_postgres, restart_temporal),
+            )
+
+
+@contextmanager
+def _running(command: list[str]) -> Iterator[Callable[[], None]]:
+    """Runs a program while inside; gives what kills it and starts it again."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+    def restart() -> None:
+        nonlocal process
+        process.kill()
+        process.wait()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+    try:
+        yield restart
+    finally:
+        process.terminate()
+        process.wait()
 
 
 @contextmanager
@@ -83,33 +102,50 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
 
 
 @contextmanager
-def _postgres(address: str, port: int, folder: Path, passwords: dict[str, str]) -> Iterator[None]:
+def _postgres(
+    address: str, port: int, folder: Path, passwords: dict[str, str]
+) -> Iterator[Callable[[], None]]:
     """The embedded server, reachable over the network for roles with a password."""
     server = EmbeddedPostgres(folder)
     server.prepare()
     with (folder / "pg_hba.conf").open("a") as rules:
         rules.write("host all all all scram-sha-256\n")
-    server.before_start()
     *program, sockets = server.command()
     command = [address if word == "" else word for word in program]
-    with subprocess.Popen(
-        [*command, sockets, "-p", str(port)],
-        user=server.user,
-        group=server.group,
-        extra_groups=None if server.user is None else [],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as process:
-        try:
-            wait_until(lambda: server.is_ready(process.pid))
-            with psycopg.connect(
-                host=sockets, port=port, user="postgres", dbname="postgres", autocommit=True
-            ) as connection:
-                for name, password in passwords.items():
-                    role = f"CREATE ROLE \"{name}\" LOGIN PASSWORD '{password}'"
-                    connection.execute(role.encode())
-                connection.execute('CREATE DATABASE knit OWNER "knit"')
-            yield
-        finally:
-            server.clear()
+
+    def start() -> None:
+        server.before_start()
+        process = subprocess.Popen(
+            [*command, sockets, "-p", str(port)],
+            user=server.user,
+            group=server.group,
+            extra_groups=None if server.user is None else [],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        started.append(process)
+        wait_until(lambda: server.is_ready(process.pid))
+
+    def restart() -> None:
+        for process in server.processes():
+            with suppress(psutil.NoSuchProcess):  # its head may have taken it along
+                process.kill()
+        started[-1].wait()
+        start()
+
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        start()
+        with psycopg.connect(
+            host=sockets, port=port, user="postgres", dbname="postgres", autocommit=True
+        ) as connection:
+            for name, password in passwords.items():
+                role = f"CREATE ROLE \"{name}\" LOGIN PASSWORD '{password}'"
+                connection.execute(role.encode())
+            connection.execute('CREATE DATABASE knit OWNER "knit"')
+        yield restart
+    finally:
+        server.clear()
+        for process in started:
+            process.wait()

@@ -30,7 +30,12 @@ ALLOWED: Final[dict[str, dict[str, str]]] = {
     "knit-jobs": {},
     "knit-worker-engine": {},
     "knit-worker-hooks": {},
-    "knit-worker-watch": {**_SEES, "jobs.batch": "get", "persistentvolumeclaims": "get patch"},
+    "knit-worker-watch": {
+        "pods": "get list watch deletecollection",
+        "events": "list watch",
+        "jobs.batch": "get delete",
+        "persistentvolumeclaims": "get patch",
+    },
     "knit-worker-interactive": {**_SEES, **_ENDS, **_FILLS},
     "knit-worker-compute": {
         **_SEES,

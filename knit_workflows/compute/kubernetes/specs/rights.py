@@ -48,7 +48,9 @@ def _launches(log_account: str) -> tuple[JsonObject, ...]:
 RULES: Final[Mapping[str, tuple[JsonObject, ...]]] = {
     "worker-watch": (
         *_SEES_PODS,
-        _may("batch", "jobs", "get"),
+        # A Run is launched again only once its disrupted pod has been removed.
+        _may("batch", "jobs", "get", "delete"),
+        _may("", "pods", "deletecollection"),
         _may("", "persistentvolumeclaims", "get", "patch"),
     ),
     "worker-interactive": (*_SEES_PODS, *_REMOVES_PODS, *_FILLS_VOLUMES),

@@ -1,0 +1,214 @@
+"""Every part of an installation on the real node is taken away while Runs flow, and comes back."""
+
+from __future__ import annotations
+
+import json
+import operator
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+
+from knit_workflows import names
+from knit_workflows.provision.cache import SetUpError
+from tests.charts.helm import HELMS, Helm, program
+from tests.charts.installation import WITHIN, Installation
+from tests.charts.installation import installation as the_installation
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3000)]
+
+RUNS: Final = 30
+_UP: Final = Path(__file__).parents[1] / "cluster" / "up.py"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """An installation by one helm: what is shown has nothing to do with its version."""
+    done = subprocess.run([sys.executable, str(_UP), "--with-app"], capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.skip((done.stderr.strip() or "tests/cluster/up.py failed").splitlines()[-1])
+    try:
+        program(HELMS[0])
+    except SetUpError as error:
+        pytest.skip(str(error))
+    helm = Helm(HELMS[0], tmp_path_factory.mktemp(HELMS[0]))
+    node = json.loads(done.stdout)
+    with the_installation(helm, node, tmp_path_factory.mktemp("beside")) as one:
+        one.install("--set", "settings.KNIT_ENGINE__GC_GRACE_PERIOD=PT5S")
+        yield one
+
+
+class Pushes:
+    """Pushes Data one after the other, whatever is away: each until it is there.
+
+    They go on as long as parts are killed, and until there are `RUNS` of them.
+    """
+
+    def __init__(self, knit: Installation, kind: str) -> None:
+        self.words: dict[str, str] = {}
+        self.problem: BaseException | None = None
+        self._knit, self._kind = knit, kind
+        self._over = threading.Event()
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        # A failure inside does not wait for it: what it needs may be away for good.
+        thread = threading.Thread(target=self._push_all, daemon=True)
+        thread.start()
+        yield
+        self._over.set()
+        thread.join()
+        assert self.problem is None, self.problem
+
+    def _push_all(self) -> None:
+        try:
+            while not self._over.is_set() or len(self.words) < RUNS:
+                word = f"word {len(self.words)}"
+                self.words[self._pushed(word)] = word
+                self._over.wait(4)
+        except BaseException as problem:
+            self.problem = problem
+
+    def _pushed(self, text: str) -> str:
+        """Repeats a push with its key; with another one once it is known to have failed."""
+        key, ends = str(uuid.uuid4()), time.monotonic() + WITHIN
+        while True:
+            try:
+                answer = self._knit.sent(f"type:{self._kind}", text, key)
+            except httpx.TransportError:
+                answer = None
+            if answer is not None and answer.is_success:
+                return str(answer.json()["knitId"])
+            if answer is not None and "has failed" in answer.text:
+                key = str(uuid.uuid4())
+            assert time.monotonic() < ends, "" if answer is None else answer.text
+            time.sleep(0.5)
+
+
+def test_every_part_is_killed_in_turn_and_each_combination_is_there_once(
+    installed: Installation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = installed
+    plan_id = one.apply("killed", "cp /in/word /out/word; sleep 5")
+    pushes, took = Pushes(one, "killed"), {}
+    with pushes.at_work():
+        for kill in (every_deployment, every_pod, the_node, the_servers):
+            # What is killed is killed in the middle of something.
+            one.eventually(lambda: statuses(one, plan_id), lambda seen: "running" in seen)
+            began = time.monotonic()
+            kill(one)
+            took[kill.__name__] = round(time.monotonic() - began)
+    began = time.monotonic()
+    final = one.ended(plan_id, len(pushes.words))
+    took["until all Runs had ended"] = round(time.monotonic() - began)
+    with capsys.disabled():
+        print(f"\n{len(final)} Runs; seconds: {took}")
+
+    assert {run["status"] for run in final} == {"done"}, final
+    assert max(run["generation"] for run in final) > 1  # which the node was drained of
+    read = [data["knitId"] for run in final for data in run["inputs"]]
+    assert sorted(read) == sorted(pushes.words)  # each once
+    for run in final[:3]:
+        made, source = run["outputs"][0]["knitId"], run["inputs"][0]["knitId"]
+        assert one.pulled_word(made) == pushes.words[source]
+    nothing_is_left_over(one)
+
+
+def statuses(one: Installation, plan_id: str) -> set[str]:
+    return {run["status"] for run in one.runs(plan_id)}
+
+
+def every_deployment(one: Installation) -> None:
+    """To nothing and back, one after the other."""
+    for deployment in one.get("deployments")["items"]:
+        name = f"deployment/{deployment['metadata']['name']}"
+        count = deployment["spec"]["replicas"]
+        one.kubectl("scale", name, "--replicas=0")
+        selected = deployment["spec"]["selector"]["matchLabels"].items()
+        labels = ",".join(f"{key}={value}" for key, value in selected)
+        one.kubectl("wait", "--for=delete", "pod", "-l", labels, "--timeout=120s")
+        one.kubectl("scale", name, f"--replicas={count}")
+        one.kubectl("rollout", "status", name, "--timeout=120s")
+
+
+def every_pod(one: Installation) -> None:
+    """Without a word of warning."""
+    for name, uid in one.pods().items():
+        one.kubectl("delete", "pod", name, "--grace-period=0", "--force", "--wait=false")
+        one.eventually(partial(has_pod, one, uid), operator.not_)
+    all_are_up(one)
+
+
+def has_pod(one: Installation, uid: str) -> bool:
+    return uid in one.pods().values()
+
+
+def the_node(one: Installation) -> None:
+    """Drained of all that is knit's, run pods too, whose Runs begin another generation."""
+    [node] = one.get("nodes")["items"]
+    name = node["metadata"]["name"]
+    try:
+        for pods in (names.LABEL_RUN, "app.kubernetes.io/name=knit-app"):
+            one.kubectl(
+                *("drain", name, "--ignore-daemonsets", "--delete-emptydir-data"),
+                *("--timeout=90s", f"--pod-selector={pods}"),
+            )
+    finally:
+        one.kubectl("uncordon", name)
+    all_are_up(one)
+
+
+def the_servers(one: Installation) -> None:
+    """PostgreSQL and Temporal are killed, and started again."""
+    one.beside.restart_postgres()
+    all_are_up(one)
+    one.beside.restart_temporal()
+    all_are_up(one)
+
+
+def all_are_up(one: Installation) -> None:
+    """Looks at the pods themselves: a Deployment's status hears later of what has gone."""
+    wanted = sum(each["spec"]["replicas"] for each in one.get("deployments")["items"])
+
+    def ready() -> list[str]:
+        found = {pod["metadata"]["name"]: pod for pod in one.get("pods")["items"]}
+        return [name for name in one.pods() if name in found and is_ready(found[name])]
+
+    one.eventually(ready, lambda names: len(names) == wanted)
+
+
+def is_ready(pod: dict[str, Any]) -> bool:
+    conditions = pod["status"].get("conditions", [])
+    return {"Ready": "True"}.items() <= {
+        each["type"]: each["status"] for each in conditions
+    }.items()
+
+
+def nothing_is_left_over(one: Installation) -> None:
+    """No pods or Jobs of Runs or transfers; database, Temporal and volumes agree."""
+    verify = ("python3", "-m", "knit_workflows.inspection.verify", "--grace=0")
+    ends = time.monotonic() + WITHIN
+    while True:
+        left = [
+            each["metadata"]["name"]
+            for label in (names.LABEL_RUN, names.LABEL_AGENT_KNIT_ID)
+            for each in one.get("pods,jobs", "-l", label)["items"]
+        ]
+        told = one.kubectl(
+            *("exec", "deployment/knit-worker-compute", "--container", "worker", "--", *verify)
+        )
+        lines = [json.loads(line) for line in told.splitlines()]
+        findings = [line for line in lines if "finding" in line]
+        if not left and not findings and "counted" in lines[-1]:
+            return
+        assert time.monotonic() < ends, (left, lines)
+        time.sleep(2)
