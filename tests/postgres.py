@@ -168,7 +168,7 @@ class _Contents:
         self._delete = sql.SQL(";").join(
             [
                 # Without triggers and foreign keys, so in any order.
-                sql.SQL("SET session_replication_role = replica"),
+                sql.SQL("SET LOCAL session_replication_role = replica"),
                 *(sql.SQL("DELETE FROM {}").format(sql.Identifier(name)) for (name,) in tables),
                 *(self._place(connection, sql.Identifier(name)) for (name,) in sequences),
             ]
