@@ -1,4 +1,7 @@
-"""Every part of an installation on the real node is taken away while Runs flow, and comes back."""
+"""Every part of an installation on the real node is taken away while Runs flow, and comes back.
+
+The commands of the runbooks that only look are carried out on the same installation.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +26,22 @@ from knit_workflows.provision.cache import SetUpError
 from tests.charts.helm import HELMS, Helm, program
 from tests.charts.installation import WITHIN, Installation
 from tests.charts.installation import installation as the_installation
+from tests.docs.command_words import commands_of
+from tests.docs.test_runbooks import PAGES
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3000)]
 
 RUNS: Final = 30
 _UP: Final = Path(__file__).parents[1] / "cluster" / "up.py"
+_ELSEWHERE: Final = (
+    "database-",
+    "image-registry",
+    "deployment temporal",
+    "top",
+    "JOB",
+    "port-forward",
+)
+"""In commands on what this installation does not have, or what does not end by itself."""
 
 
 @pytest.fixture(scope="module")
@@ -212,3 +226,54 @@ def nothing_is_left_over(one: Installation) -> None:
             return
         assert time.monotonic() < ends, (left, lines)
         time.sleep(2)
+
+
+def looking() -> list[Any]:
+    """The commands of kubectl in the runbooks that change nothing."""
+    verbs = ("get", "describe", "logs")
+    every = {
+        tuple(words)
+        for page in PAGES
+        for words in commands_of(page, "kubectl")
+        if words[1:2] and words[1] in verbs
+    }
+    return sorted(one for one in every if not any(word in " ".join(one) for word in _ELSEWHERE))
+
+
+def test_the_commands_of_the_runbooks_that_look_are_carried_out(installed: Installation) -> None:
+    """As they are in the pages, with names of this installation; each finds something."""
+    one = installed
+    plan_id = one.apply("looked-at", "cp /in/word /out/word; sleep 600")
+    knit_id = one.push("type:looked-at", "word")
+    ends = time.monotonic() + WITHIN
+    while not (found := [run for run in one.runs(plan_id) if run["status"] == "running"]):
+        assert time.monotonic() < ends, one.state()
+        time.sleep(0.5)
+    run_id = found[0]["runId"]
+    [pod] = one.get("pods", "-l", f"{names.LABEL_RUN}={run_id}")["items"]
+    values = {
+        "RUN_ID": run_id,
+        "PLAN_ID": plan_id,
+        "KNIT_ID": knit_id,
+        "POD": pod["metadata"]["name"],
+        "NODE": pod["spec"]["nodeName"],
+        "n1": pod["spec"]["nodeName"],
+    }
+    commands = looking()
+    assert len(commands) > 20
+    empty = []
+    for command in commands:
+        words = [word for word in command[1:] if word not in ("-n", "knit")]
+        for name, value in values.items():
+            words = [
+                word.replace(name, value) if name != "n1" else word.replace("=n1", f"={value}")
+                for word in words
+            ]
+        if not one.kubectl(*words).strip():
+            empty.append(" ".join(command))
+    # No pod waits, nobody transfers, these workers may have had nothing to say lately, and a
+    # migration that has succeeded says nothing.
+    quiet = ("Pending", "dataagt", "--since", "logs -n knit -l app.kubernetes.io/component=migrate")
+    assert [told for told in empty if not any(words in told for words in quiet)] == []
+    one.ask("PUT", f"/api/runs/{run_id}/abort")
+    one.ended(plan_id, 1)
