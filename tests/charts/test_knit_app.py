@@ -435,6 +435,10 @@ def test_network_policies_admit_what_knit_needs(helm: Helm) -> None:
               if one["kind"] == "Deployment"]  # fmt: skip
     components = {one["app.kubernetes.io/component"] for one in labels}
     assert set(allowed) <= components
+    backup = rendered(helm, "--set", "backup.enabled=true,backup.claim=backups")
+    [peer] = backup["NetworkPolicy/knit-transfers"]["spec"]["ingress"][0]["from"]
+    allowed = peer["podSelector"]["matchExpressions"][1]["values"]
+    assert "worker-backup" in allowed and "Deployment/knit-worker-backup" in backup
     peers = set_json("networkPolicy.apiFrom", [{"ipBlock": {"cidr": "192.0.2.0/24"}}])
     rule, metrics = rendered(helm, *peers)["NetworkPolicy/knit-api"]["spec"]["ingress"]
     assert metrics == ingress
