@@ -25,6 +25,7 @@ ACCESS: Final = (
 _SEES: Final = {"pods": "get list watch", "events": "list watch"}
 _FILLS: Final = {"persistentvolumeclaims": "get create patch", "secrets": "create"}
 _ENDS: Final = {"pods": "get list watch create delete deletecollection", "jobs.batch": "get delete"}
+_TRANSFERS: Final = {**_SEES, **_ENDS, **_FILLS}
 ALLOWED: Final[dict[str, dict[str, str]]] = {
     "knit-api": {},
     "knit-jobs": {},
@@ -36,11 +37,10 @@ ALLOWED: Final[dict[str, dict[str, str]]] = {
         "jobs.batch": "get delete",
         "persistentvolumeclaims": "get patch",
     },
-    "knit-worker-interactive": {**_SEES, **_ENDS, **_FILLS},
+    "knit-worker-interactive": _TRANSFERS,
+    "knit-worker-backup": _TRANSFERS,
     "knit-worker-compute": {
-        **_SEES,
-        **_ENDS,
-        **_FILLS,
+        **_TRANSFERS,
         "jobs.batch": "get list create delete",
         "persistentvolumeclaims": "get list create patch delete",
         "serviceaccounts/token[knit-nurse]": "create",

@@ -213,7 +213,8 @@ async def test_a_store_works_with_a_newer_database_that_serves_it(
 
 
 async def test_a_migrated_database_says_whose_programs_it_serves(url: str) -> None:
-    assert SERVES <= REVISION
+    # Programs of 0013 cannot read that: they would end all the same.
+    assert "0014" <= SERVES <= REVISION
     assert fetch(
         url, "SELECT obj_description('alembic_version'::regclass, 'pg_class') AS says"
     ) == [{"says": f"serves programs from revision {SERVES} on"}]

@@ -15,7 +15,7 @@ from typing import Final
 REVISION: Final = "0014"
 """The newest revision, which this knit needs."""
 
-SERVES: Final = "0013"
+SERVES: Final = "0014"
 """The oldest revision whose programs go on working, rightly, with a database of `REVISION`. The
 database keeps it, so that programs of before can read it."""
 
