@@ -23,7 +23,7 @@ from knit_workflows.activities.search_attributes import search_attributes_known
 from knit_workflows.compute.base import ComputeBackend, RunLimits
 from knit_workflows.contracts.projector import Drained, ProjectorActivities, ProjectorInput
 from knit_workflows.contracts.runs import StopUpdate
-from knit_workflows.domain.errors import StorageFull
+from knit_workflows.domain.errors import BackendUnavailable, StorageFull
 from knit_workflows.domain.ports import (
     ADMITTED_AT_ONCE,
     AdmissionLimits,
@@ -175,7 +175,7 @@ class StoreProjectorActivities(ProjectorActivities):
             return self._settings.hold
         try:
             await self._backend.require_room()
-        except StorageFull as error:
+        except (StorageFull, BackendUnavailable) as error:
             return error.reason
         return ""
 

@@ -78,7 +78,7 @@ class EngineSettings(Group):
     with 0, as a shell does whose last command succeeds. Otherwise that is only noted."""
     short_run_wait: Grace = timedelta(seconds=1)
     """How long the launch of a Run stays to see its end: a Run that is over by then costs Temporal
-    one step instead of three."""
+    one step instead of two."""
     import_window: Span = timedelta(minutes=30)
     """How long an importer may take to make its volume; then the import fails."""
     import_key_life: Span = Field(default=timedelta(hours=3), validate_default=True)

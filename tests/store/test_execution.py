@@ -33,6 +33,7 @@ from tests.store.build import (
     spec,
     upload,
 )
+from tests.waiting import PATIENCE
 
 S = RunStatus
 
@@ -140,6 +141,7 @@ async def test_what_is_prepared_for_a_launch_counts_once_and_not_for_long(
         await upload(store, "type:a")
     await drain(store)
     key, other = await admit_all(store)
+    monkeypatch.setattr(execution, "_PREPARED_FOR", PATIENCE)
     await store.execution.prepare([key, other])
     for one in (key, other):
         await store.execution.advance(one, S.READY, cause="test")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import suppress
 from datetime import timedelta
 from typing import Final, TypeVar
 
@@ -34,8 +33,9 @@ async def in_bunches(
             yield tuple(bunch)  # type: ignore[arg-type]
     finally:
         upcoming.cancel()
-        with suppress(asyncio.CancelledError, Exception):
-            await upcoming
+        await asyncio.wait({upcoming})  # not itself: a cancellation of the caller would be lost
+        if not upcoming.cancelled():
+            upcoming.exception()  # or the event loop would complain of it
 
 
 async def one_by_one(items: AsyncGenerator[T, None]) -> AsyncGenerator[tuple[T, ...], None]:

@@ -425,7 +425,6 @@ class ComputeRunActivities(RunActivities):
         running = None
         if started is not None:
             running = Started(started.cause, started.image_digest, started.timeline)
-            _log(key, RunStatus.RUNNING)
         ended = await self._store.conclude(
             key,
             evidence.target,
@@ -436,9 +435,14 @@ class ComputeRunActivities(RunActivities):
             timeline=evidence.timeline,
             running=running,
         )
+        if running is not None:
+            _log(key, RunStatus.RUNNING)
         _log(key, ended.status, exit)
         await self._steps.release_pod(key)
         timing = _measured(ended.status, ended.timing)
+        meant = RunStatus.DONE if evidence.target is RunStatus.COMPLETING else RunStatus.FAILED
+        if ended.status is not meant:  # it had ended before: by an earlier attempt, or by its user
+            return Progress(status=ended.status, pod_ended=True, timing=timing)
         return _progress(evidence, ended.status).model_copy(update={"timing": timing})
 
     async def _with_hooks(self, key: RunKey) -> Progress:

@@ -78,8 +78,8 @@ class PostgresRunExecutionStore:
 
     async def prepare(self, keys: Sequence[RunKey]) -> None:
         """See the port."""
-        rows = await self._db.rows(_SQL["specs"], {"run_ids": [key.run_id for key in keys]})
         now = time.monotonic()
+        rows = await self._db.rows(_SQL["specs"], {"run_ids": [key.run_id for key in keys]})
         self._prepared = {
             key: (since, spec)
             for key, (since, spec) in self._prepared.items()

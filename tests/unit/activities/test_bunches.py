@@ -73,3 +73,28 @@ async def test_whoever_stops_listening_leaves_nothing_waiting() -> None:
     waiting.cancel()
     await asyncio.wait({waiting})
     assert ended == 2
+
+
+async def test_a_cancellation_while_it_is_closed_is_not_lost() -> None:
+    """Whoever is to end goes no further, though the source takes its time."""
+    closing, went_on = asyncio.Event(), False
+
+    async def slow_to_end() -> AsyncGenerator[int, None]:
+        try:
+            yield 1
+            await asyncio.Event().wait()
+        finally:
+            closing.set()
+            await asyncio.sleep(0.05)
+
+    async def listen() -> None:
+        nonlocal went_on
+        async with aclosing(in_bunches(slow_to_end(), AT_ONCE)) as bunches:
+            await anext(bunches)
+        went_on = True
+
+    listening = asyncio.create_task(listen())
+    await closing.wait()
+    listening.cancel()
+    await asyncio.wait({listening})
+    assert listening.cancelled() and not went_on

@@ -25,7 +25,7 @@ from knit_workflows.activities.projector import EVENTS_PER_PASS, PROJECT_FOR
 from knit_workflows.compute.base import RunLimits
 from knit_workflows.compute.memory import MemoryBackend
 from knit_workflows.contracts.projector import ProjectorInput
-from knit_workflows.domain.errors import StoreUnavailable
+from knit_workflows.domain.errors import BackendUnavailable, StoreUnavailable
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.ports import (
     ADMITTED_AT_ONCE,
@@ -307,3 +307,31 @@ async def test_nobody_is_admitted_while_an_administrator_holds_runs() -> None:
     await drained(store, hold="knit is frozen")
     assert {one.held for one in store.limits} == {"knit is frozen"}
     assert store.calls.count("project") == 1
+
+
+class Unreadable(Machine):
+    """One whose state folder cannot be used."""
+
+    async def require_room(self) -> None:
+        """Refuses."""
+        raise BackendUnavailable("the state folder cannot be used")
+
+
+async def test_events_are_projected_while_the_back_end_is_away() -> None:
+    """The Runs that they mean are seen waiting, with the reason."""
+    store = Store(1, 0)
+    await drained(store, Unreadable)
+    assert store.calls.count("project") == 1
+    assert [one.held for one in store.limits] == ["the state folder cannot be used"]
+
+
+async def test_started_workflows_are_recorded_although_nothing_follows() -> None:
+    store = Store(0, 0)
+    store.startable = [startable(2)]
+
+    async def woken_once(*, fallback: timedelta) -> AsyncGenerator[None, None]:
+        yield
+        await until(lambda: "started 2" in store.calls)
+
+    store.wake_ups = woken_once  # type: ignore[method-assign]
+    await drained(store)

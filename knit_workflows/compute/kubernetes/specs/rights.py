@@ -48,7 +48,7 @@ def _launches(log_account: str) -> tuple[JsonObject, ...]:
 RULES: Final[Mapping[str, tuple[JsonObject, ...]]] = {
     "worker-watch": (
         *_SEES_PODS,
-        # A Run is launched again only once its disrupted pod has been removed.
+        # It ends the Runs that it watches, and removes disrupted pods before a relaunch.
         _may("batch", "jobs", "get", "delete"),
         _may("", "pods", "deletecollection"),
         _may("", "persistentvolumeclaims", "get", "patch"),
