@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from knit_workflows import names
-from knit_workflows.compute.base import Launch, RunPod, oom_note
+from knit_workflows.compute.base import Launch, Observation, Phase, RunPod, oom_note
+from knit_workflows.domain.errors import BackendUnavailable
 from knit_workflows.domain.ports import RunKey
 from knit_workflows.domain.runs.run import OOM_KILLED, SUCCEEDED, Exit, RunQuery, RunStatus
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.testing import QUICK, MemoryBackend, knit_environment
+from knit_workflows.workflows.run import RunWorkflow
 from tests.workflows.test_run import TRAIN, only_run, until_status
 
 
@@ -125,3 +128,35 @@ async def test_what_the_back_end_warns_of_is_noted_with_what_comes_later(
         assert f"run pod requested; {warned}" in [event.cause for event in events]
         backend.finish(names.run_pod(run.summary.run_id, 1), oom_killed=True)
         assert (await knit.final(run.summary.run_id)).notes == (warned, oom_note())
+
+
+@pytest.mark.patient
+async def test_a_run_that_an_attempt_before_has_ended_is_told_as_it_ended(
+    postgres: EmbeddedPostgres,
+) -> None:
+    """That attempt was cut while it removed the pod: what is left of it looks like a deletion."""
+
+    class Cut(MemoryBackend):
+        cut = False
+
+        async def release(self, pod_name: str) -> None:
+            if not self.cut:
+                self.cut = True
+                raise BackendUnavailable("the connection was cut")
+            await super().release(pod_name)
+
+        async def watch(self, pod_name: str) -> AsyncGenerator[Observation, None]:
+            if self.cut:
+                yield Observation(Phase.FAILED, exit=Exit(254, "deleted while it was running"))
+            async for one in super().watch(pod_name):
+                yield one
+
+    engine = QUICK.model_copy(update={"short_run_wait": timedelta()})
+    async with knit_environment(postgres=postgres, backend=Cut(), engine=engine) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.push({"type": "dataset"})
+        run = await only_run(knit, plan.summary.plan_id)
+        workflow = names.run_workflow(run.summary.run_id, 1)
+        handle = knit.temporal.get_workflow_handle_for(RunWorkflow.run, workflow)
+        result = await handle.result()
+        assert (result.status, result.exit_code) == ("done", None)
