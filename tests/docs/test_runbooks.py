@@ -72,7 +72,7 @@ SAID: Final = (
     ("the database does not know its Run", "knit_workflows/inspection/engine_checks.py"),
     ("the database knows no Run of this pod", "knit_workflows/inspection/volume_checks.py"),
     ("no Data has this volume", "knit_workflows/inspection/volume_checks.py"),
-    ("some of it is mended by: knit admin verify --repair", "knit_cli/commands/admin/verify.py"),
+    ("some of it is mended if you repeat the command with --repair", "knit_cli/commands/admin/verify.py"),
     ("repeat knit admin install", "knit_cli/admin/doctor/cluster_checks.py"),
     ("engine_recovered", "knit_workflows"),
 )

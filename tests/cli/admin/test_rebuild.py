@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
 
+from knit_cli.dev.dev_folder import RECORD
+from knit_workflows.inspection import rebuild
 from tests.cli.admin.conftest import Admin
+from tests.cli.conftest import Knit
 
 FOUND = {
     "found": {"Plans": 2, "edges": 1200},
     "missing": {"Runs of which nobody knows how they have ended": 3},
-    "not_kept": ["tokens"],
+    "notKept": ["tokens"],
     "already": False,
     "written": False,
 }
@@ -23,14 +27,14 @@ def test_what_would_be_rebuilt_is_told_with_what_is_missing(installed: Admin):
         "would be rebuilt: 2 Plans, 1,200 edges",
         "✘ 3 Runs of which nobody knows how they have ended",
         "  not known: tokens",
-        "write it by: knit admin rebuild --write",
+        "nothing is written yet: repeat the command with --write",
     ]
 
 
 def test_what_was_rebuilt_is_told_once_and_then_that_it_was(installed: Admin):
     installed.tools.say("rebuilt", json.dumps(FOUND | {"written": True}) + "\n")
     assert installed.succeed("rebuild", "--write").out.decode().startswith("rebuilt: 2 Plans")
-    already = {"found": {"Plans": 2}, "missing": {}, "already": True}
+    already = FOUND | {"found": {"Plans": 2}, "missing": {}, "notKept": [], "already": True}
     installed.tools.say("rebuilt", json.dumps(already) + "\n")
     told = installed.succeed("rebuild", "--write").out.decode()
     assert told == "it was rebuilt before, there is nothing to do: 2 Plans\n"
@@ -54,6 +58,31 @@ def test_what_cannot_be_rebuilt_ends_with_1(installed: Admin, printed: str, word
 
 
 def test_a_stack_that_is_down_cannot_be_rebuilt(admin: Admin):
-    ended = admin("rebuild", "--dev", ".knit/dev")
+    ended = admin("rebuild", "--state", ".knit/dev")
     assert ended.code == 1
-    assert "start it with `knit dev up`" in ended.err
+    assert "start it (knit dev up --detach), then repeat the command" in ended.err
+
+
+def test_the_nearest_stack_is_meant_where_no_cluster_is_named(bare_knit: Knit):
+    (bare_knit.cwd / ".knit" / "dev").mkdir(parents=True)
+    (bare_knit.cwd / ".knit" / "dev" / RECORD).write_text("{}")
+    below = bare_knit.cwd / "below"
+    below.mkdir()
+    ended = bare_knit("admin", "rebuild", cwd=below)
+    assert ended.code == 1
+    assert f"knit is not running in {below.parent / '.knit' / 'dev'}" in ended.err
+    both = bare_knit("admin", "rebuild", "--state", "x", "--namespace", "knit")
+    assert "--state means `knit dev`, and the other flags a cluster" in both.err
+
+
+def test_both_answers_have_the_same_keys(monkeypatch: pytest.MonkeyPatch):
+    """Also that of a database which was rebuilt before, where nothing is looked for."""
+    monkeypatch.setenv("KNIT_STORE__URL", "postgresql://nowhere/knit")
+    monkeypatch.setattr(rebuild, "look", lambda _: ({}, {"found": {"Plans": 2}}))
+    printed = asyncio.run(rebuild.rebuild(writes=True, by="me", unknown_is_done=False))
+    assert printed == FOUND | {
+        "found": {"Plans": 2},
+        "missing": {},
+        "notKept": [],
+        "already": True,
+    }
