@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from knit_cli.dev.dev_folder import RECORD
 from knit_workflows.inspection import rebuild
+from knit_workflows.inspection.remains import Remains
 from tests.cli.admin.conftest import Admin
 from tests.cli.conftest import Knit
 
@@ -75,14 +78,29 @@ def test_the_nearest_stack_is_meant_where_no_cluster_is_named(bare_knit: Knit):
     assert "--state means `knit dev`, and the other flags a cluster" in both.err
 
 
-def test_both_answers_have_the_same_keys(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("writes", [False, True])
+def test_answers_have_the_same_keys(monkeypatch: pytest.MonkeyPatch, writes: bool):
     """Also that of a database which was rebuilt before, where nothing is looked for."""
+
+    async def nothing(*_: object, **__: object) -> Any:
+        return Remains(missing={"Runs": 3})
+
+    async def opened(*_: object) -> Any:
+        return None, SimpleNamespace(backend=None)
+
+    written: list[Any] = []
+    before: list[Any] = [None, {"found": {"Plans": 2}}]
     monkeypatch.setenv("KNIT_STORE__URL", "postgresql://nowhere/knit")
-    monkeypatch.setattr(rebuild, "look", lambda _: ({}, {"found": {"Plans": 2}}))
-    printed = asyncio.run(rebuild.rebuild(writes=True, by="me", unknown_is_done=False))
-    assert printed == FOUND | {
-        "found": {"Plans": 2},
-        "missing": {},
-        "notKept": [],
-        "already": True,
-    }
+    monkeypatch.setattr(rebuild, "look", lambda _: ({}, before.pop(0)))
+    monkeypatch.setattr(rebuild, "opened", opened)
+    monkeypatch.setattr(rebuild, "find_remains", nothing)
+    monkeypatch.setattr(rebuild, "write_lineage", lambda *_, **more: written.append(more))
+    first, again = (
+        asyncio.run(rebuild.rebuild(writes=writes, by="me", unknown_is_done=False))
+        for _ in range(2)
+    )
+    assert set(first) == set(again) == set(FOUND)
+    assert (first["missing"], first["written"], first["already"]) == ({"Runs": 3}, writes, False)
+    assert again["found"] == {"Plans": 2}
+    assert (again["missing"], again["notKept"], again["written"]) == ({}, [], False)
+    assert [set(one["targets"]) for one in written] == [{"found", "missing", "notKept"}] * writes
