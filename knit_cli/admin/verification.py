@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from knit_cli.admin.cluster import Cluster
+from knit_cli.admin.dev_stack import environment_beside
 from knit_cli.dev.dev_folder import DevFolder
-from knit_cli.dev.services import environment_of
 from knit_cli.errors import CliError
-from knit_workflows.embedded import EmbeddedPostgres
 
 VERIFY: Final = "knit_workflows.inspection.verify"
 REBUILD: Final = "knit_workflows.inspection.rebuild"
@@ -55,19 +54,14 @@ def beside_dev(
     Raises:
         CliError: the stack does not run, or the module ended early.
     """
-    record = folder.running()
-    if record is None:
-        raise CliError("knit is not running here", advice="start it with `knit dev up`")
-    database = EmbeddedPostgres(folder.postgres).address()
-    environment = environment_of(folder, record.ports, database, {})
+    needs = "its database and its Temporal are needed"
+    environment = environment_beside(folder, variables, needs=needs)
     command = [sys.executable, "-P", "-m", module, *arguments]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, env={**variables, **environment}, text=True
-    ) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as process:
         assert process.stdout is not None
         yield from process.stdout
     if process.returncode != 0:
-        raise CliError("it ended early", advice="see the messages above")
+        raise CliError(f"{module} ended early", advice="see the messages above")
 
 
 def read(lines: Iterator[str], report: Report) -> Iterator[dict[str, Any]]:

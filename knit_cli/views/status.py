@@ -72,10 +72,16 @@ def _ended(status: InstallationStatus) -> Iterator[str]:
 
 
 def _workers(status: InstallationStatus) -> Iterator[str]:
-    if status.workers:
+    # Few have workers that take backups; without a schedule nobody misses them.
+    shown = [
+        one
+        for one in status.workers
+        if one.role != "backup" or one.workers or one.waiting or status.backups is not None
+    ]
+    if shown:
         rows = [
             (one.role, f"{one.workers:,}", f"{one.waiting:,} steps wait" if one.waiting else "")
-            for one in status.workers
+            for one in shown
         ]
         yield from _table(("workers", "", ""), rows)
         yield ""

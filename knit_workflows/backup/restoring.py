@@ -71,7 +71,7 @@ def check_set(source: Destination, chosen: BackupSet, watcher: Watcher) -> int:
 
 
 class Restorable(Protocol):
-    """What an installation is to be filled with: which it is, and for which knit."""
+    """What an installation is to be filled with: which it is, and for which tables."""
 
     @property
     def id(self) -> str:
@@ -82,8 +82,8 @@ class Restorable(Protocol):
         """That of the tables."""
 
     @property
-    def knit(self) -> str:
-        """The version of knit that has such tables."""
+    def other_revision(self) -> str:
+        """What to do where the tables are of another revision."""
 
 
 def find_obstacles(chosen: Restorable, target: Installation) -> str | None:
@@ -101,8 +101,8 @@ def find_obstacles(chosen: Restorable, target: Installation) -> str | None:
     if found.revision != chosen.revision:
         has = "no tables of knit" if found.revision is None else f"revision {found.revision}"
         raise BackupProblem(
-            f"{target.shown} has {has}, the set is of revision {chosen.revision}",
-            advice=f"install knit {chosen.knit}, restore, and upgrade it then",
+            f"{target.shown} has {has}, and {chosen.revision} is needed",
+            advice=chosen.other_revision,
         )
     return None
 

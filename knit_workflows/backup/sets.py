@@ -92,6 +92,11 @@ class BackupSet:
     gone: tuple[str, ...] = ()
     unreadable: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def other_revision(self) -> str:
+        """What to do where the tables are of another revision."""
+        return f"install knit {self.knit}, restore, and upgrade it then"
+
     def document(self) -> bytes:
         """Gives its manifest, whose last line is the digest of all before it."""
         value: dict[str, Any] = {"format": FORMAT, "version": VERSION}

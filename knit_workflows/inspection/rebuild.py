@@ -10,9 +10,10 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Final
 
 from temporalio.service import RPCError
@@ -46,18 +47,15 @@ async def rebuild(*, writes: bool, by: str, unknown_is_done: bool) -> dict[str, 
             url = settings.store.url.get_secret_value()
             found, before = await asyncio.to_thread(look, url)
             if before is not None:
-                return {"found": before["found"], "missing": {}, "already": True}
+                return _answer(before["found"], already=True)
             if any(found.values()):
                 return _problem(*_in_use(found))
             client, deps = await opened(settings, stack)
             remains = await find_remains(deps.backend, client, unknown_is_done=unknown_is_done)
             uploads = remains.uploads()
-            about = {
-                "found": counts(remains, uploads),
-                "missing": remains.missing,
-                "not_kept": NOT_KEPT,
-            }
+            answer = _answer(counts(remains, uploads), remains.missing, NOT_KEPT, written=writes)
             if writes:
+                about = {key: answer[key] for key in ("found", "missing", "notKept")}
                 await asyncio.to_thread(_write, settings, remains, uploads, by, about)
         except (KnitError, SettingsRefused) as error:
             reason = getattr(error, "reason", "") or str(error)
@@ -66,7 +64,25 @@ async def rebuild(*, writes: bool, by: str, unknown_is_done: bool) -> dict[str, 
             return _problem(f"Temporal does not answer: {error.message}", "see that it is up")
         except NotEmpty as refused:
             return _problem(*_in_use(refused.found))
-    return about | {"already": False, "written": writes}
+    return answer
+
+
+def _answer(
+    found: dict[str, int],
+    missing: Mapping[str, int] = MappingProxyType({}),
+    not_kept: Sequence[str] = (),
+    *,
+    already: bool = False,
+    written: bool = False,
+) -> dict[str, Any]:
+    """Gives what is printed: the same keys, whether it was rebuilt before or not."""
+    return {
+        "found": found,
+        "missing": dict(missing),
+        "notKept": list(not_kept),
+        "already": already,
+        "written": written,
+    }
 
 
 def _write(

@@ -11,7 +11,7 @@ can be resumed from a second on. This is how known lines are distinguished from 
 * a reading may be cut within a line: then as many bytes of that line are skipped as were seen;
 * if the anchor does not come, the runtime has rotated the log meanwhile: then lines pass from the
   first stamp on that is later than all seen, after a line that marks the gap. If there is no such
-  line, the mark ends the log: where in the file of before the kubelet stopped, nobody knows.
+  line, the mark ends the log: where in the earlier file the kubelet stopped, nobody knows.
 
 A kubelet that follows a log goes from the end of one file to the newest, and passes over the files
 that were rotated away meanwhile. Such a gap is marked too: a leap of the stamps to a line that had

@@ -5,7 +5,7 @@ SELECT to_regclass('alembic_version')::text AS versions
 
 -- name: current
 
--- The revision itself, and the oldest whose programs it serves: a comment, since a program of before
+-- The revision itself, and the oldest whose programs it serves: a comment, since an earlier program
 -- knows neither tables nor columns that came later.
 SELECT version_num AS revision,
        substring(

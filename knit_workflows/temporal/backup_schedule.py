@@ -36,6 +36,11 @@ _TIMEOUT: Final = timedelta(seconds=10)
 _CATCHUP: Final = timedelta(days=1)
 """After an outage of up to a day the backup that was missed is taken; one, however many were."""
 _SET: Final = re.compile(r"(\d{8}T\d{12}Z)-[0-9a-f]{8}")
+_UNITS: Final = {
+    "d": timedelta(days=1),
+    "h": timedelta(hours=1),
+    "min": timedelta(minutes=1),
+}
 _PERIODS: Final = 2
 """A backup that fails once is followed by another try; after so many periods somebody must know."""
 
@@ -54,8 +59,11 @@ class BackupSchedule:
 
     @property
     def when(self) -> str:
-        """In words: `every 6:00:00`, or the cron expression."""
-        return self.cron if self.cron is not None else f"every {self.every}"
+        """In words: `every 6 h`, or the cron expression."""
+        if self.every is None:
+            assert self.cron is not None
+            return self.cron
+        return f"every {_in_words(self.every)}"
 
     def spec(self) -> ScheduleSpec:
         """Gives it in Temporal's terms."""
@@ -205,6 +213,17 @@ def instant_of(set_id: str) -> datetime | None:
     if found is None:
         return None
     return datetime.strptime(found[1], "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC)
+
+
+def _in_words(span: timedelta) -> str:
+    parts = []
+    for unit, size in _UNITS.items():
+        count, span = divmod(span, size)
+        if count:
+            parts.append(f"{count} {unit}")
+    if span:
+        parts.append(f"{span.total_seconds():.8g} s")
+    return " ".join(parts)
 
 
 def _handle(client: Client) -> ScheduleHandle:

@@ -57,7 +57,7 @@ def test_backups_that_do_not_come_about_are_said() -> None:
     now = situation()
     late = FoundSchedule(
         destination="/kept",
-        when="every 1:00:00",
+        when="every 1 h",
         keep=None,
         is_paused=False,
         made_at=now.at - timedelta(hours=3),

@@ -283,7 +283,7 @@ async def _copied(source: Path, target: Path, *, durable: bool) -> Spent:
 
 
 async def _moved_gzipped(knit: Installation, case: Case) -> None:
-    """Prints how fast the old format is: what a client of before sends, and asks for."""
+    """Prints how fast the old format is: what an earlier client sends, and asks for."""
     source = case.write(_fresh(knit.folder / "source"))
     address = f"{knit.root}/data"
     begun = time.perf_counter()

@@ -13,6 +13,7 @@ from knit_cli.views.status import describe
 from knit_workflows.domain.errors import EngineUnavailable
 from knit_workflows.wire.situation import (
     Backlog,
+    Backups,
     Disk,
     EndedRuns,
     FailedRun,
@@ -26,6 +27,9 @@ from knit_workflows.wire.situation import (
 from tests.cli.real_api import START, error
 
 HOUR_AGO = START - timedelta(hours=3)
+
+
+BACKUPS = Backups(destination="/kept", when="every 6 h", paused=False, unreadable=0)
 
 
 def status(**more) -> InstallationStatus:
@@ -42,6 +46,16 @@ def status(**more) -> InstallationStatus:
         "disk": Disk(database=1 << 20),
     }
     return InstallationStatus(**{**parts, **more})
+
+
+@pytest.mark.parametrize(
+    ("workers", "backups", "shown"),
+    [(0, None, False), (1, None, True), (0, BACKUPS, True)],
+)
+def test_workers_of_backups_are_shown_where_backups_are_set_up(workers, backups, shown):
+    one = WorkersOfRole(role="backup", queue="knit-backup", workers=workers, waiting=0)
+    lines = describe(status(workers=[one], backups=backups))
+    assert any(line.startswith("backup ") for line in lines) is shown
 
 
 def test_it_is_json_when_piped_and_0_while_all_is_well(knit, api):

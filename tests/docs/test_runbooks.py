@@ -51,6 +51,8 @@ FLAGS: Final[Mapping[str, str]] = {
 
 _NAMED: Final = r"^  name: \{\{ \.Values\.component \}\}(.*)$"
 """How a template names what it makes."""
+_OPTIONAL: Final = r"^kind: Deployment\nmetadata:\n  name: (knit-[a-z-]+)$"
+"""How a template of knit-app names what it makes only if a value says so."""
 
 SAID: Final = (
     ("an administrator has frozen this knit", "knit_cli/admin/freezing/scaling.py"),
@@ -72,7 +74,10 @@ SAID: Final = (
     ("the database does not know its Run", "knit_workflows/inspection/engine_checks.py"),
     ("the database knows no Run of this pod", "knit_workflows/inspection/volume_checks.py"),
     ("no Data has this volume", "knit_workflows/inspection/volume_checks.py"),
-    ("some of it is mended by: knit admin verify --repair", "knit_cli/commands/admin/verify.py"),
+    (
+        "some of it is mended if you repeat the command with --repair",
+        "knit_cli/commands/admin/verify.py",
+    ),
     ("repeat knit admin install", "knit_cli/admin/doctor/cluster_checks.py"),
     ("engine_recovered", "knit_workflows"),
 )
@@ -238,8 +243,10 @@ def objects() -> list[dict[str, Any]]:
 
 @functools.cache
 def deployments() -> set[str]:
-    """Those of knit-app, and those of the other charts, whose names follow from `component`."""
+    """Those of knit-app, optional ones too; of other charts names follow from `component`."""
     made = {one["metadata"]["name"] for one in objects() if one["kind"] == "Deployment"}
+    for path in (ROOT / "charts" / "knit-app" / "templates").rglob("*.yaml"):
+        made |= set(re.findall(_OPTIONAL, path.read_text("utf-8"), re.MULTILINE))
     for chart in (ROOT / "charts").iterdir():
         template = chart / "templates" / "deployment.yaml"
         if template.is_file():

@@ -74,13 +74,13 @@ def test_a_chain_is_rebuilt_and_nothing_is_executed_again(tmp_path: Path) -> Non
         emptied(stack)
         stack.down()
         stack.up()
-        tried = stack.knit("admin", "rebuild", "--dev", stack.state, "--json").json()
+        tried = stack.knit("admin", "rebuild", "--state", stack.state, "--json").json()
         assert not tried["written"]
         assert stack.get("/data") == []
-        written = stack.knit("admin", "rebuild", "--dev", stack.state, "--write", "--json").json()
+        written = stack.knit("admin", "rebuild", "--state", stack.state, "--write", "--json").json()
         assert written["found"] == tried["found"]
         assert written["found"]["edges"] == 6
-        again = stack.knit("admin", "rebuild", "--dev", stack.state, "--write", "--json").json()
+        again = stack.knit("admin", "rebuild", "--state", stack.state, "--write", "--json").json()
         assert again["already"]
 
         found, ran = by_id(stack, "/data", "knitId"), by_id(stack, "/runs", "runId")

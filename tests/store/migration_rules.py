@@ -3,7 +3,7 @@
 `examined` looks at the catalogs and at what the transaction has done, not at the text of
 statements: PostgreSQL alone knows which `ALTER TABLE` writes a table anew. There are two kinds:
 
-* *breaks*: a statement of before that was right fails, or cannot be carried out any more;
+* *breaks*: an earlier statement that was right fails, or cannot be carried out any more;
 * *stalls*: somebody has to wait for as long as it takes to go through a large table.
 """
 

@@ -101,7 +101,7 @@ async def test_a_combination_that_was_executed_is_not_executed_again(databases: 
         await other.data.change_tags(knit_id, TagChange(add=tags("k:a")))
         await end(other, key)
         await drain(other)
-        assert len(await admit_all(other)) == 1, "the new one with the second upload of before"
+        assert len(await admit_all(other)) == 1, "the new one with the earlier second upload"
 
 
 async def test_an_origin_that_is_too_long_is_left_out(databases: Databases) -> None:

@@ -1,4 +1,4 @@
-"""Upgrades beside programs of before that are at work: none breaks, and none waits for long."""
+"""Upgrades beside earlier programs that are at work: none breaks, and none waits for long."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ async def test_heartbeats_are_not_held_back(
 
 
 def test_what_people_wait_for_has_a_queue_and_a_worker_of_its_own() -> None:
-    """Its workflows and activities only; those of before it had one are served as they were."""
+    """Its workflows and activities only; those from before it had one are served as they were."""
     deps = _deps()
 
     def served(*roles: Role) -> set[str]:

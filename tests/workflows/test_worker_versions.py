@@ -158,7 +158,7 @@ async def test_where_workflows_end_when_another_build_is_made_current(
 async def test_a_pinned_workflow_waits_for_ever_once_its_workers_are_gone(
     temporal_client: Client,
 ) -> None:
-    """Which is what would become of Runs when a database ends the workers of before."""
+    """Which is what would become of Runs when a database ends the earlier workers."""
     deployment = Deployment(temporal_client, VersioningBehavior.PINNED)
     async with deployment.workers("1"):
         await deployment.make_current("1")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import typer
+
 from knit_cli.admin.backup.watching import Bar
 from knit_cli.errors import printable
 from knit_cli.invocation import Invocation, login_name
@@ -29,6 +31,7 @@ def restore_knitfab(
 
     Raises:
         BackupProblem: it cannot be restored; nothing of it is switched on.
+        typer.Exit: this was only a trial, and a restore would be refused.
     """
     bar = Bar(quiet=invocation.quiet)
     with bar.shown():
@@ -41,6 +44,9 @@ def restore_knitfab(
         print_json(_about(backup.survey) | done)
     elif dry_run:
         print_text(_told(backup.survey))
+    if dry_run and not done["already"]:
+        _tell_of_trial(backup.survey, target.shown, allow_missing=allow_missing)
+        return
     _tell(backup.survey, done, target.shown)
 
 
@@ -66,11 +72,6 @@ def _tell(survey: Survey, done: dict[str, Any], shown: str) -> None:
     if done["already"]:
         say(f"this backup was restored into {shown} before; there is nothing to do")
         return
-    if done["dryRun"]:
-        say(f"the backup is whole, and {shown} can take it: {len(survey.contents):,} volumes")
-        if survey.missing:
-            say("Data without content are purged with --allow-missing; without it nothing is done")
-        return
     say(
         f"Knitfab is restored into {shown}, as it was at {survey.at}: {done['made']:,} volumes "
         f"made, {done['equal']:,} were there, {done['seconds']} s"
@@ -81,6 +82,20 @@ def _tell(survey: Survey, done: dict[str, Any], shown: str) -> None:
         say(f"{len(survey.missing):,} Data have no content in the backup: purged")
     if survey.has_images:
         say("images are not loaded: push them to the new registry (docs: migrate from Knitfab)")
+
+
+def _tell_of_trial(survey: Survey, shown: str, *, allow_missing: bool) -> None:
+    """Says whether a restore would be done; raises typer.Exit if it would be refused."""
+    refused = bool(survey.missing) and not allow_missing
+    if not refused:
+        say(f"{shown} can take it: {len(survey.contents):,} volumes, all of them readable")
+    if survey.missing:
+        say(
+            f"{len(survey.missing):,} Data have no content: a restore needs --allow-missing, and "
+            "they are purged with it"
+        )
+    if refused:
+        raise typer.Exit(1)
 
 
 def _told(survey: Survey) -> str:

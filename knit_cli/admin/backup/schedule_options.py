@@ -51,7 +51,7 @@ def program_arguments(
         seconds = read_duration(every, "--every").total_seconds()
         if seconds < 1:
             raise BadInput("--every is at least 1s", advice="write it like 6h or 30m")
-        given.append(f"--every={seconds:g}")
+        given.append(f"--every={seconds}")
     else:
         given.append(f"--cron={cron}")
     return lambda here: ["set", f"--destination={_named(invocation, destination, here)}", *given]

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from knit_cli.admin.cluster import Cluster
+from knit_cli.admin.dev_stack import environment_beside
 from knit_cli.dev.dev_folder import DevFolder
-from knit_cli.dev.services import environment_of
 from knit_cli.errors import CliError
-from knit_workflows.embedded import EmbeddedPostgres
 
 _MODULE: Final = "knit_workflows.backup.scheduled.ask"
 _WORKER: Final = "knit-worker-backup"
@@ -45,15 +44,7 @@ def beside_dev(
     folder: DevFolder, variables: Mapping[str, str], arguments: Sequence[str]
 ) -> Scheduled:
     """Does it beside the stack of `knit dev` in a folder; raises CliError if it is not up."""
-    record = folder.running()
-    if record is None or not record.ready:
-        raise CliError(
-            f"knit is not running in {folder.root}",
-            reason="its Temporal keeps the schedule",
-            advice="start it (knit dev up --detach), then repeat the command",
-        )
-    database = EmbeddedPostgres(folder.postgres).address()
-    environment = {**variables, **environment_of(folder, record.ports, database, {})}
+    environment = environment_beside(folder, variables, needs="its Temporal keeps the schedule")
     command = [sys.executable, "-P", "-m", _MODULE, *arguments]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     return _read(done.stdout)

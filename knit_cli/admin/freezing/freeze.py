@@ -22,6 +22,9 @@ from knit_cli.errors import CliError
 LOOKS_EVERY: Final = 5.0
 """Seconds between two looks at what is under way."""
 
+_BESIDE: Final = frozenset({"worker-expander", "worker-backup"})
+"""Workers of which no Run and no transfer needs anything."""
+
 
 @dataclass(frozen=True)
 class Freeze:
@@ -76,8 +79,8 @@ def _come_to_rest(cluster: Cluster, parts: Parts, record: Record, wishes: Freeze
         hold(cluster, parts.engine)
     with Rest(cluster) as rest:
         while True:
-            # What is under way needs every kind of worker, also one that was at 0 before.
-            needed = [one for one in parts.workers if one.component != "worker-expander"]
+            # What is under way needs these kinds of workers, also one that was at 0 before.
+            needed = [one for one in parts.workers if one.component not in _BESIDE]
             counts = {one.name: max(1, record.replicas.get(one.name, 1)) for one in needed}
             record.check_in_force(cluster)
             scale(cluster, needed, counts)

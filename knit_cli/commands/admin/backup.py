@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
 from knit_cli.admin.backup import explained
 from knit_cli.admin.backup.schedule_options import Verb, program_arguments, show_schedule
-from knit_cli.admin.backup.scheduling import beside_dev, on_cluster
+from knit_cli.admin.backup.scheduling import Scheduled, beside_dev, on_cluster
 from knit_cli.admin.backup.to_knitfab import back_up_as_knitfab
 from knit_cli.admin.backup.watching import Bar
 from knit_cli.commands.admin.options import (
@@ -21,45 +22,54 @@ from knit_cli.commands.admin.options import (
 )
 from knit_cli.commands.admin.which import Layout, State, dev_folder, installation
 from knit_cli.errors import BadInput
-from knit_cli.invocation import invocation_of
+from knit_cli.invocation import Invocation, invocation_of
 from knit_cli.output import print_json, say
-from knit_workflows.backup.destinations import open_destination
+from knit_workflows.backup.destinations import Destination, open_destination
+from knit_workflows.backup.installation import Installation
 from knit_workflows.backup.taking import Taken, take_backup
 
 app = typer.Typer()
 
 
+Where = Annotated[
+    str | None, typer.Argument(metavar="DEST", help="A folder, or s3://BUCKET/PREFIX.")
+]
+Keep = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Remove all but the newest N sets afterwards."),
+]
+Every = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DURATION",
+        help="Have a worker take one this often: one now, then at multiples of it since 1970 in "
+        "UTC (6h: at 0, 6, 12 and 18 o'clock).",
+    ),
+]
+Cron = Annotated[
+    str | None,
+    typer.Option(
+        metavar="EXPRESSION",
+        help="Have a worker take one now, and at these times, in UTC: '15 2 * * *'.",
+    ),
+]
+Schedule = Annotated[
+    Verb | None, typer.Option(help="Show the schedule, pause or resume it, or end it (none).")
+]
+OfLayout = Annotated[
+    Layout, typer.Option(help="knitfab: write db and data as the scripts of Knitfab v1.6 do.")
+]
+
+
 @app.command("backup")
 def backup_command(
     context: typer.Context,
-    destination: Annotated[
-        str | None, typer.Argument(metavar="DEST", help="A folder, or s3://BUCKET/PREFIX.")
-    ] = None,
-    keep: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Remove all but the newest N sets afterwards."),
-    ] = None,
-    every: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DURATION", help="Take one each time this has passed, such as 6h, from now on."
-        ),
-    ] = None,
-    cron: Annotated[
-        str | None,
-        typer.Option(
-            metavar="EXPRESSION",
-            help="Take one at these times, in UTC, from now on: '15 2 * * *'.",
-        ),
-    ] = None,
-    schedule: Annotated[
-        Verb | None,
-        typer.Option(help="Show the schedule, pause or resume it, or end it (none)."),
-    ] = None,
-    layout: Annotated[
-        Layout,
-        typer.Option(help="knitfab: write db and data as the scripts of Knitfab v1.6 do."),
-    ] = Layout.KNIT,
+    destination: Where = None,
+    keep: Keep = None,
+    every: Every = None,
+    cron: Cron = None,
+    schedule: Schedule = None,
+    layout: OfLayout = Layout.KNIT,
     state: State = None,
     settings: Settings = None,
     namespace: Namespace = None,
@@ -73,42 +83,63 @@ def backup_command(
     it: it goes on from there. Exit code 1 if Data could not be read; the set is there without them,
     and no older one is removed.
 
-    With --every or --cron nothing is taken here: a worker takes the backups, one at once, and the
-    others in time.
+    With --every or --cron nothing is taken here: a worker takes the backups, one immediately, the
+    others when they are due.
     """
     invocation = invocation_of(context)
+    where = (state, settings, namespace, kubeconfig, verbose)
     if schedule is not None or every is not None or cron is not None:
         if layout is Layout.KNITFAB:
             raise BadInput(
                 "a schedule takes backups as knit's own sets", advice="leave --layout knitfab out"
             )
         arguments = program_arguments(invocation, destination, keep, every, cron, schedule)
-        folder = dev_folder(invocation, state, named=bool(settings or namespace or kubeconfig))
-        if folder is not None:
-            found = beside_dev(folder, invocation.surroundings.variables, arguments(True))
-        else:
-            work = administration(invocation, settings, namespace, kubeconfig, verbose)
-            found = on_cluster(work.cluster, arguments(False))
-        show_schedule(found, as_json)
+        show_schedule(_schedule(invocation, arguments, *where), as_json)
         return
     if destination is None:
-        raise BadInput(
-            "where to is missing",
-            advice="name a folder or s3://BUCKET/PREFIX, or add --schedule show",
+        raise typer.BadParameter(
+            "name a folder or s3://BUCKET/PREFIX, or use --schedule show", param_hint="DEST"
         )
     if layout is Layout.KNITFAB:
         if keep is not None:
             raise BadInput("a backup for Knitfab has no sets", advice="leave --keep out")
-        with installation(invocation, state, settings, namespace, kubeconfig, verbose) as source:
+        with installation(invocation, *where) as source:
             back_up_as_knitfab(invocation, source, destination, as_json=as_json)
         return
     with explained():
         target = open_destination(destination, invocation.surroundings.cwd, new=True)
+    with installation(invocation, *where) as source:
+        _take(invocation, source, target, keep, as_json=as_json)
+
+
+def _schedule(
+    invocation: Invocation,
+    arguments: Callable[[bool], list[str]],
+    state: str | None,
+    settings: str | None,
+    namespace: str | None,
+    kubeconfig: str | None,
+    verbose: bool,
+) -> Scheduled:
+    """Sets or asks for the schedule of the installation that is meant."""
+    folder = dev_folder(invocation, state, named=bool(settings or namespace or kubeconfig))
+    if folder is not None:
+        return beside_dev(folder, invocation.surroundings.variables, arguments(True))
+    work = administration(invocation, settings, namespace, kubeconfig, verbose)
+    return on_cluster(work.cluster, arguments(False))
+
+
+def _take(
+    invocation: Invocation,
+    source: Installation,
+    target: Destination,
+    keep: int | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Takes a backup and tells of it; raises typer.Exit if Data could not be read."""
     bar = Bar(quiet=invocation.quiet)
-    with (
-        installation(invocation, state, settings, namespace, kubeconfig, verbose) as source,
-        bar.shown(),
-    ):
+    with bar.shown():
         taken = take_backup(source, target, bar, keep=keep)
     if as_json:
         print_json(_as_json(taken, target.shown))

@@ -17,7 +17,7 @@ from knit_cli.commands.admin.options import (
     Verbose,
     administration,
 )
-from knit_cli.dev.dev_folder import DevFolder
+from knit_cli.commands.admin.which import State, dev_folder
 from knit_cli.errors import CliError
 from knit_cli.invocation import invocation_of, login_name
 from knit_cli.output import print_json, print_text
@@ -28,21 +28,19 @@ app = typer.Typer()
 @app.command("rebuild")
 def rebuild_command(
     context: typer.Context,
+    state: State = None,
     settings: Settings = None,
     namespace: Namespace = None,
     kubeconfig: Kubeconfig = None,
-    dev: Annotated[
-        str | None,
-        typer.Option(metavar="DIR", help="Of the stack of `knit dev` in this folder: .knit/dev."),
-    ] = None,
     write: Annotated[
-        bool, typer.Option("--write", help="Write it; without this only what would be is said.")
+        bool,
+        typer.Option("--write", help="Write it; without this, only show what would be written."),
     ] = False,
     unknown_is_done: Annotated[
         bool,
         typer.Option(
             "--unknown-is-done",
-            help="Runs are done of which nobody knows how they have ended; else they have failed.",
+            help="Take Runs whose end nobody knows for done; otherwise they are failed.",
         ),
     ] = False,
     as_json: AsJson = False,
@@ -57,8 +55,8 @@ def rebuild_command(
     arguments = [f"--by={login_name(invocation.surroundings.variables)}"]
     arguments += ["--write"] if write else []
     arguments += ["--unknown-is-done"] if unknown_is_done else []
-    if dev is not None:
-        folder = DevFolder(invocation.path(dev))
+    folder = dev_folder(invocation, state, named=bool(settings or namespace or kubeconfig))
+    if folder is not None:
         lines = beside_dev(folder, invocation.surroundings.variables, REBUILD, arguments)
     else:
         work = administration(invocation, settings, namespace, kubeconfig, verbose)
@@ -92,7 +90,7 @@ def _show(result: dict[str, Any]) -> None:
     print_text(f"{'rebuilt' if result['written'] else 'would be rebuilt'}: {found}")
     for what, count in result["missing"].items():
         print_text(f"✘ {count:,} {what}")
-    for what in result["not_kept"]:
+    for what in result["notKept"]:
         print_text(f"  not known: {what}")
     if not result["written"]:
-        print_text("write it by: knit admin rebuild --write")
+        print_text("nothing is written yet: repeat the command with --write")

@@ -90,6 +90,8 @@ def restore_command(
         storage_class=storage_class,
     )
     if layout is Layout.KNITFAB:
+        if "://" in source:
+            raise BadInput(f"{source} is no folder", advice="copy it into a folder first")
         with explained():
             backup = read_backup(invocation.path(source))
         with opened() as target:

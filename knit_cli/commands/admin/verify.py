@@ -11,9 +11,9 @@ import typer
 
 from knit_cli.admin.backup import explained
 from knit_cli.admin.backup.contents import check_contents, opened_set
-from knit_cli.admin.backup.local import dev_installation
 from knit_cli.admin.backup.on_cluster import ClusterInstallation
 from knit_cli.admin.backup.watching import Bar
+from knit_cli.admin.dev_stack import dev_installation
 from knit_cli.admin.verification import VERIFY, Report, beside_dev, on_cluster, read
 from knit_cli.commands.admin.options import (
     Administration,
@@ -154,7 +154,7 @@ def _choice(
         raise BadInput("--set is of a backup", advice="say which: --against DEST")
     for one in data or ():
         if not is_id(one):
-            raise BadInput(f"{one!r} is not the id of a Data", advice="knit data ls shows them")
+            raise BadInput(f"{one!r} is not the id of a Data", advice="knit data find shows them")
     if not hashes:
         return None
     seconds = None if minutes is None else minutes * _MINUTE
@@ -212,4 +212,4 @@ def _show_rest(report: Report, repair: bool) -> None:
     findings = len(report.findings)
     print_text(f"compared: {counted or 'nothing is there'}; {findings:,} findings")
     if not repair and any("repair" in one for one in report.findings):
-        print_text("some of it is mended by: knit admin verify --repair")
+        print_text("some of it is mended if you repeat the command with --repair")

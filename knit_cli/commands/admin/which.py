@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from knit_cli.admin.backup import explained
-from knit_cli.admin.backup.local import dev_installation
 from knit_cli.admin.backup.on_cluster import ClusterInstallation
+from knit_cli.admin.dev_stack import dev_installation
 from knit_cli.admin.folder import DEFAULT_FOLDER
 from knit_cli.commands.admin.options import administration
 from knit_cli.dev.app import DEFAULT_STATE

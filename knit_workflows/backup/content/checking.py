@@ -136,7 +136,8 @@ class ContentCheck:
         for knit_id in self.choice.knit_ids or ():
             if knit_id not in self._due:
                 message = "there is no such Data whose content is final and kept"
-                yield Change(knit_id, message, f"see what it is: knit data show {knit_id}")
+                cure = f"see what it is: knit data find --tag knit#id:{knit_id}"
+                yield Change(knit_id, message, cure)
 
     def _look(self, frame: dict[str, Any]) -> None:
         """Compares a volume; what seems wrong is a suspect until it is known to be still there."""
@@ -193,7 +194,7 @@ def _changed_cure(one: KnownContent) -> str:
     return (
         f"find who writes to the volume {one.volume}; bring it back from a backup that was "
         f"restored elsewhere, or retry the Run {one.run_id}; if what is there now is right: "
-        f"knit admin verify --hashes --data {one.knit_id} --accept"
+        f"repeat the command with --data {one.knit_id} --accept"
     )
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from knit_workflows import names
 from knit_workflows.backup.frames import Frame
 from knit_workflows.backup.installation import Installation
 from knit_workflows.backup.knitfab.claims import Claim, find_claims
@@ -70,7 +69,11 @@ class Survey:
     has_images: bool
     notes: tuple[tuple[str, str], ...]
     revision: str = REVISION
-    knit: str = names.VERSION
+
+    @property
+    def other_revision(self) -> str:
+        """What to do where the tables are of another revision: these rows are this knit's."""
+        return "use the knit that is installed there, or upgrade it"
 
     @property
     def under_way(self) -> int:
@@ -215,6 +218,6 @@ def _survey(folder: Path, digest: str, at: str, conversion: Conversion) -> Surve
 
 def _not_carried(records: Records) -> Iterator[tuple[str, str]]:
     for table, count in records.not_carried.items():
-        yield f"{count:,} rows of {table}", f"not carried over: {_WHY_NOT[table]}"
+        yield f"{table}, rows: {count:,}", f"not carried over: {_WHY_NOT[table]}"
     for table in records.unknown:
         yield f"table {table}", "not carried over: no Knitfab has it"

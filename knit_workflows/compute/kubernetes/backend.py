@@ -189,7 +189,7 @@ class KubernetesBackend:
             if found.get(label) != mine[label]:
                 raise BackendRejected(f"the name {pod.name} belongs to another Job", see=pod.name)
         await give_log_token(self._server, pod, job, self._settings)
-        # Made by an earlier attempt, which settings of before may have shaped.
+        # Made by an earlier attempt, which earlier settings may have shaped.
         return Launch(options=options_in(job, pod))
 
     async def try_launch(self, pod: RunPod) -> Trial:

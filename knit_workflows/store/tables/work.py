@@ -48,7 +48,7 @@ class Outbox(columns.Table, table=True):
 class Transfer(columns.Table, table=True):
     """One transfer of a Data; `endpoint` is a URL, empty until the back-end has opened it.
 
-    `state` is one of `domain.readers.TransferState`. A trigger sets it for programs of before it
+    `state` is one of `domain.readers.TransferState`. A trigger sets it for programs from before it
     was there, which wrote `idle` and `closing` into `endpoint`.
     """
 

@@ -137,7 +137,7 @@ def test_a_stack_that_is_down_is_told(bare_knit: Knit):
 
 SCHEDULE = {
     "destination": "/kept",
-    "when": "every 6:00:00",
+    "when": "every 6 h",
     "keep": 14,
     "paused": False,
     "running": True,
@@ -165,9 +165,9 @@ def test_a_schedule_is_set_and_shown(bare_knit: Knit, asked: list[list[str]]):
     words = ("admin", "backup", "/kept", "--state", "dev", "--every", "6h", "--keep", "14")
     ended = bare_knit(*words)
     assert ended.code == 0, ended.err
-    assert asked == [["set", "--destination=/kept", "--keep=14", "--every=21600"]]
+    assert asked == [["set", "--destination=/kept", "--keep=14", "--every=21600.0"]]
     for said in (
-        "backups into /kept: every 6:00:00, the newest 14 sets are kept",
+        "backups into /kept: every 6 h, the newest 14 sets are kept",
         "the next one begins at 2026-11-30T12:00:00.000Z",
         "one is being taken",
         "last complete set: 2026-11-30T10:00:00.000Z, set 20261130T100000000000Z-0123abcd",
@@ -190,7 +190,6 @@ def test_a_schedule_is_ended(bare_knit: Knit, asked: list[list[str]]):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "where to is missing"),
         (("kept", "--schedule", "show"), "is about the schedule that is there"),
         (("--every", "6h"), "needs a destination"),
         (("kept", "--every", "6h", "--cron", "* * * * *"), "needs a destination, and --every or"),
@@ -205,3 +204,9 @@ def test_what_makes_no_sense_is_refused(
     assert ended.code != 0
     assert said in ended.err
     assert not asked
+
+
+def test_a_backup_without_a_destination_is_wrong_use(bare_knit: Knit):
+    ended = bare_knit("admin", "backup", "--state", "dev")
+    assert ended.code == 2
+    assert "DEST: name a folder or s3://BUCKET/PREFIX, or use --schedule show" in ended.err

@@ -231,6 +231,17 @@ def test_fail_ends_runs_and_a_run_that_had_just_begun_is_met() -> None:
     assert cluster.counts == NONE
 
 
+def test_workers_of_which_no_run_needs_anything_are_not_started_to_come_to_rest() -> None:
+    seen: list[dict[str, int]] = []
+    cluster = toy({"running": 1})
+    cluster.counts.update({"knit-worker-backup": 0, "knit-worker-expander": 0})
+    frozen(
+        cluster, tell=lambda told: seen.append(dict(cluster.counts)) if "waits" in told else None
+    )
+    [meanwhile] = seen
+    assert (meanwhile["knit-worker-backup"], meanwhile["knit-worker-expander"]) == (0, 0)
+
+
 def test_a_second_freeze_keeps_the_first_counts_and_learns_of_new_deployments() -> None:
     cluster = toy()
     text = frozen(cluster)

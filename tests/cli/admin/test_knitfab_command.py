@@ -101,12 +101,12 @@ def test_a_dry_run_tells_and_does_nothing(admin: Asked, backup: Path, target: In
         "will fail   1 Runs that were under way",
         f"not used    claim data-knitid-{OTHER}",
         f"note        Plan {PLAN}: it had no limit of memory, and gets knit's default of 1Gi",
-        "note        1 rows of keychain: not carried over: keys of imports: they are in a Secret "
+        "note        keychain, rows: 1: not carried over: keys of imports: they are in a Secret "
         "of the cluster, not in a backup; imports that had begun have failed",
         "note        table addon: not carried over: no Knitfab has it",
         "note        images: not loaded; push them to the new registry",
     ]
-    assert "the backup is whole, and knit here can take it: 1 volumes" in told.err
+    assert "knit here can take it: 1 volumes, all of them readable" in told.err
     assert (target.archives, target.loaded) == ({}, [])
     about = json.loads(admin("restore", "--dry-run", "--json").out)
     assert (about["runs"], about["bytes"]) == ({"done": 1, "running": 1}, 5)
@@ -130,7 +130,11 @@ def test_missing_content_is_refused_unless_it_is_accepted(
 ):
     told = admin("restore", "--dry-run")
     assert f"no content  Data {DATA}" in told.out.decode()
-    assert "purged with --allow-missing" in told.err
+    needed = "1 Data have no content: a restore needs --allow-missing, and they are purged with it"
+    assert (told.code, needed in told.err, "can take it" in told.err) == (1, True, False)
+    assert json.loads(admin("restore", "--dry-run", "--json").out)["withoutContent"] == [DATA]
+    allowed = admin("restore", "--dry-run", "--allow-missing")
+    assert (allowed.code, needed in allowed.err, "can take it" in allowed.err) == (0, True, True)
     refused = admin("restore")
     assert refused.code == 1
     assert "1 Data have no content in" in refused.err
@@ -163,3 +167,16 @@ def test_what_makes_no_sense_is_refused(admin: Asked, bare_knit: Knit):
     assert "is no backup of Knitfab" in admin("restore").err
     words = ("s3://bucket/x", "--layout", "knitfab", "--state", "dev")
     assert "is no folder" in bare_knit("admin", "backup", *words).err
+    ended = bare_knit("admin", "restore", *words)
+    assert (ended.code, "copy it into a folder first" in ended.err) == (1, True)
+
+
+def test_an_installation_of_another_revision_is_refused_in_words(
+    admin: Asked, backup: Path, target: Installation
+):
+    """Which version of Knitfab made it does not matter: its rows are made anew."""
+    target.revision = "0001"
+    ended = admin("restore", "--dry-run")
+    assert ended.code == 1
+    assert f"knit here has revision 0001, and {REVISION} is needed" in ended.err
+    assert "use the knit that is installed there, or upgrade it" in ended.err

@@ -37,7 +37,7 @@ def test_each_finding_has_its_cure_and_the_exit_code_is_3(installed: Admin):
         "✘ runs: Run r1: its workflow does not run",
         "    cure: the reconciliation starts it again",
         "compared: 1,200 Runs, 3 volumes; 1 findings",
-        "some of it is mended by: knit admin verify --repair",
+        "some of it is mended if you repeat the command with --repair",
     ]
 
 
@@ -75,4 +75,4 @@ def test_a_verification_that_did_not_take_place_ends_with_1(installed: Admin, li
 def test_a_stack_that_is_down_cannot_be_verified(admin: Admin):
     ended = admin("verify", "--dev", ".knit/dev")
     assert ended.code == 1
-    assert "start it with `knit dev up`" in ended.err
+    assert "start it (knit dev up --detach), then repeat the command" in ended.err

@@ -22,7 +22,7 @@ ID = "00000000-0000-4000-8000-000000000000"
         (("--hashes", "--accept", "--data", ID, "--against", "x"), "exclude each other"),
         (("--hashes", "--data", ID, "--days", "1"), "exclude each other"),
         (("--hashes", "--set", "x"), "--against DEST"),
-        (("--hashes", "--data", "x"), "'x' is not the id of a Data"),
+        (("--hashes", "--data", "x"), "knit data find shows them"),
     ],
 )
 def test_flags_that_mean_nothing_are_refused(installed: Admin, arguments, words):
@@ -40,7 +40,7 @@ def test_a_set_that_is_not_there_is_told_before_anything_is_read(installed: Admi
 def test_hashes_need_a_stack_that_is_up(admin: Admin):
     ended = admin("verify", "--dev", ".knit/dev", "--hashes")
     assert ended.code == 1
-    assert "start it with `knit dev up`" in ended.err
+    assert "start it (knit dev up --detach), then repeat the command" in ended.err
 
 
 def test_a_cluster_without_workers_cannot_be_read(installed: Admin):

@@ -135,7 +135,7 @@ def test_what_is_new_is_recorded_and_what_is_known_is_compared(knit: Contents, f
         [change], counted = run(knit)
         assert change.knit_id == "b"
         assert "has changed since then" in change.message
-        assert "--data b --accept" in change.cure
+        assert "repeat the command with --data b --accept" in change.cure
         assert counted["contents compared"] == 3
     assert run(knit, knit_ids=("b",), accepted_by="ann")[0] == []
     assert knit.recorded[-1] == ("b", "ann")

@@ -18,13 +18,13 @@ from temporalio.testing import ActivityEnvironment
 from knit_workflows.activities.backups import COMMAND, ProcessBackupActivities
 from knit_workflows.contracts.backups import TakeBackup
 from knit_workflows.metrics.instruments import BACKUP_PERIOD, BACKUP_SUCCESS
-from knit_workflows.temporal.backup_schedule import FoundSchedule, instant_of
+from knit_workflows.temporal.backup_schedule import BackupSchedule, FoundSchedule, instant_of
 from knit_workflows.upkeep.backups import measure
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 FOUND = FoundSchedule(
     destination="/kept",
-    when="every 1:00:00",
+    when="every 1 h",
     keep=3,
     is_paused=False,
     made_at=NOW - timedelta(days=9),
@@ -33,6 +33,19 @@ FOUND = FoundSchedule(
     last_at=NOW - timedelta(hours=2),
     period=timedelta(hours=1),
 )
+
+
+@pytest.mark.parametrize(
+    ("every", "words"),
+    [
+        (timedelta(hours=24), "every 1 d"),
+        (timedelta(hours=6), "every 6 h"),
+        (timedelta(minutes=90), "every 1 h 30 min"),
+        (timedelta(days=1, seconds=59, microseconds=123456), "every 1 d 59.123456 s"),
+    ],
+)
+def test_how_often_is_told_in_words(every: timedelta, words: str):
+    assert BackupSchedule("/kept", every=every).when == words
 
 
 def printing(words: str) -> ProcessBackupActivities:

@@ -118,7 +118,7 @@ def test_an_installation_that_is_in_use_is_refused_in_words():
     with pytest.raises(BackupProblem, match="is not empty") as refused:
         find_obstacles(made, used)
     assert refused.value.reason == "it has 1 Data"
-    with pytest.raises(BackupProblem, match="has revision 0011, the set is of revision 0012"):
+    with pytest.raises(BackupProblem, match="has revision 0011, and 0012 is needed"):
         find_obstacles(made, Knit(revision="0011"))
 
 

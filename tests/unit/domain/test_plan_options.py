@@ -87,7 +87,7 @@ def test_everything_is_read_and_written_the_same() -> None:
 
 
 def test_nothing_is_nothing_however_it_is_written() -> None:
-    """Plans of before, and of Knitfab, have none of these keys."""
+    """Earlier Plans, and those of Knitfab, have none of these keys."""
     nothing = {"pod": dict.fromkeys(POD), "log": {"volume": {}}}
     for document in (PLAN, PLAN | nothing, PLAN | {"pod": None}, PLAN | {"pod": {"labels": {}}}):
         assert parse_plan(document).options == NO_OPTIONS

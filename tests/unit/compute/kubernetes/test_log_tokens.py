@@ -65,7 +65,7 @@ async def test_no_other_pod_has_a_secret(
 async def test_a_token_that_is_refused_is_waited_for(
     api: FakeApiServer, backend: KubernetesBackend, status: int, said: str
 ) -> None:
-    """Roles may be of before; the pod waits, and the Run says for what."""
+    """Roles may be of an earlier chart; the pod waits, and the Run says for what."""
     api.answers_to = {"POST serviceaccounts/knit-nurse/token": (status, f"it is {said}")}
     with pytest.raises(BackendUnavailable, match=f"knit-nurse: .*{said}") as refused:
         await backend.launch(READ)
