@@ -99,6 +99,34 @@ def test_a_damaged_set_does_not_keep_the_next_from_being_taken(what: str):
     assert take_backup(knit, objects, Silent(), keep=1).damaged == {}
 
 
+def test_a_set_is_a_success_though_older_ones_cannot_be_removed():
+    objects, knit = Objects(), Knit({"a": b"1"})
+    ids = [take_backup(knit, objects, Silent()).set.id for _ in range(2)]
+    objects.content[set_name(ids[1])] = b"rotten"
+    third = take_backup(knit, objects, Silent(), keep=2)
+    assert "is damaged" in third.unpruned
+    assert third.pruned == ()
+    assert set_ids(objects) == [*ids, third.set.id]
+    del objects.content[set_name(ids[1])]
+    assert take_backup(knit, objects, Silent(), keep=2).unpruned == ""
+    assert len(set_ids(objects)) == 2
+
+
+def test_what_was_removed_is_told_though_the_rest_could_not_be():
+    class Sticky(Objects):
+        def remove(self, name: str) -> None:
+            if name == set_name(ids[1]):
+                raise BackupProblem("cannot remove", reason="it is locked", advice="unlock it")
+            super().remove(name)
+
+    objects, knit = Sticky(), Knit({"a": b"1"})
+    ids = [""] * 2
+    ids = [take_backup(knit, objects, Silent()).set.id for _ in range(2)]
+    third = take_backup(knit, objects, Silent(), keep=1)
+    assert (third.pruned, third.unpruned) == ((ids[0],), "cannot remove; it is locked; unlock it")
+    assert set_ids(objects) == [ids[1], third.set.id]
+
+
 def test_a_set_without_some_data_removes_no_older_one():
     objects = Objects()
     first = take_backup(Knit({"a": b"1", "b": b"2"}), objects, Silent()).set
