@@ -172,9 +172,15 @@ class _Known:
         return True
 
     def entry(self, wanted: Wanted) -> VolumeEntry | None:
-        """Gives the entry of a volume that need not be read again."""
+        """Gives the entry of a volume that need not be read again.
+
+        Content is final in its volume only: a Run that a restore had go again makes the same Data
+        with another one.
+        """
         found = self.entries.get(wanted.knit_id)
         if found is None or found.adopted or not wanted.owned:
+            return None
+        if (found.volume or names.volume(wanted.knit_id)) != wanted.volume:
             return None
         return found if all(one.sha256 in self.present for one in found.pieces) else None
 
@@ -370,6 +376,5 @@ class _Reading:
 
     def entry(self) -> VolumeEntry:
         pieces = tuple(one.result() for one in self.futures)
-        return VolumeEntry(
-            self.wanted.knit_id, pieces, self.capacity, adopted=not self.wanted.owned
-        )
+        one = self.wanted
+        return VolumeEntry(one.knit_id, pieces, self.capacity, not one.owned, one.volume)
