@@ -21,6 +21,10 @@ CONTENT: Final = "data.tar.gz"
 _LARGEST_DESCRIPTION: Final = 1 << 20
 _ISIZE_BYTES: Final = 4
 """A file of gzip ends with the size of its content, modulo 2³² (RFC 1952, 2.3.1)."""
+_GROWTH: Final = 1000
+"""What cannot be compressed grows by less than one part in so many,"""
+_LARGEST_HEAD: Final = 1024
+"""and by a head and an end."""
 
 
 @dataclass(frozen=True)
@@ -108,4 +112,5 @@ def _unpacked_size(content: Path) -> int:
         file.seek(max(0, packed - _ISIZE_BYTES))
         size = int.from_bytes(file.read(_ISIZE_BYTES), "little")
     whole = 1 << 32
-    return size if size >= packed else size + whole * -(-(packed - size) // whole)
+    least = packed - packed // _GROWTH - _LARGEST_HEAD
+    return size if size >= least else size + whole * -(-(least - size) // whole)
