@@ -1,0 +1,80 @@
+"""The schedule of backups, in a real Temporal: what it keeps, and who measures it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from temporalio.client import Client, ScheduleUpdate, ScheduleUpdateInput
+
+from knit_workflows import names
+from knit_workflows.embedded import EmbeddedPostgres
+from knit_workflows.metrics.instruments import BACKUP_PERIOD, BACKUP_SUCCESS
+from knit_workflows.plugin import Deps, Role
+from knit_workflows.settings import QueueSettings, StoreSettings
+from knit_workflows.store import PostgresStore, migrate
+from knit_workflows.temporal.backup_schedule import BackupSchedule, put_schedule
+from knit_workflows.testing import MemoryBackend
+from knit_workflows.upkeep import backups
+from knit_workflows.worker import workers
+from tests.waiting import PATIENCE
+
+pytestmark = pytest.mark.patient
+
+NIGHTLY = BackupSchedule("/kept", keep=3, every=timedelta(hours=6))
+
+
+async def arguments(client: Client, changes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Gives what the schedule hands over, after some of it was changed by hand."""
+    handle = client.get_schedule_handle(names.BACKUP_SCHEDULE)
+
+    async def changed(found: ScheduleUpdateInput) -> ScheduleUpdate:
+        schedule = found.description.schedule
+        [given] = await client.data_converter.decode(schedule.action.args)  # type: ignore[union-attr]
+        action = dataclasses.replace(schedule.action, args=[given | changes])  # type: ignore[type-var]
+        return ScheduleUpdate(dataclasses.replace(schedule, action=action))
+
+    if changes is not None:
+        await handle.update(changed)
+    action = (await handle.describe()).schedule.action
+    [given] = await client.data_converter.decode(action.args)  # type: ignore[union-attr]
+    return dict(given)
+
+
+async def measured(destination: str) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            labels = [one.labels for one in BACKUP_SUCCESS.collect()[0].samples]  # type: ignore[index]
+            if labels == [{"destination": destination}]:
+                return
+            await asyncio.sleep(0.02)
+
+
+async def test_a_worker_that_takes_none_measures_them_too(
+    postgres: EmbeddedPostgres,
+    temporal_client: Client,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Those that do may be gone, and somebody has to say so; also after a mistake by hand."""
+    monkeypatch.setattr(backups, "_LOOKS_EVERY", 0.05)
+    url = postgres.url("measured")
+    await migrate(url)
+    store = PostgresStore(StoreSettings(url=SecretStr(url)))
+    deps = Deps(store, MemoryBackend(), queues=QueueSettings())
+    [worker] = workers(temporal_client, deps, frozenset({Role.ENGINE}))
+    async with worker:
+        await put_schedule(temporal_client, NIGHTLY, names.BACKUP_QUEUE)
+        await measured("/kept")
+        assert [one.value for one in BACKUP_PERIOD.collect()[0].samples] == [6 * 3600]  # type: ignore[index]
+        await arguments(temporal_client, {"last_set": 7})
+        async with asyncio.timeout(PATIENCE):
+            while "the schedule of backups cannot be read: set it again" not in caplog.messages:
+                await asyncio.sleep(0.02)
+        await arguments(temporal_client, {"last_set": None, "destination": "/mended"})
+        await measured("/mended")
+    backups.measure(None)
