@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from temporalio.client import Client, ScheduleUpdate, ScheduleUpdateInput
+from temporalio.client import Client, ScheduleHandle, ScheduleUpdate, ScheduleUpdateInput
 
 from knit_workflows import names
 from knit_workflows.embedded import EmbeddedPostgres
@@ -17,7 +17,7 @@ from knit_workflows.metrics.instruments import BACKUP_PERIOD, BACKUP_SUCCESS
 from knit_workflows.plugin import Deps, Role
 from knit_workflows.settings import QueueSettings, StoreSettings
 from knit_workflows.store import PostgresStore, migrate
-from knit_workflows.temporal.backup_schedule import BackupSchedule, put_schedule
+from knit_workflows.temporal.backup_schedule import BackupSchedule, put_schedule, remember
 from knit_workflows.testing import MemoryBackend
 from knit_workflows.upkeep import backups
 from knit_workflows.worker import workers
@@ -78,3 +78,35 @@ async def test_a_worker_that_takes_none_measures_them_too(
         await arguments(temporal_client, {"last_set": None, "destination": "/mended"})
         await measured("/mended")
     backups.measure(None)
+
+
+async def test_the_last_set_is_noted_beside_what_is_there(temporal_client: Client) -> None:
+    """What a newer build hands over stays, and so does a schedule for another destination."""
+    await remember(temporal_client, "/kept", "one", 2)  # there is none: nothing to note
+    await put_schedule(temporal_client, NIGHTLY, names.BACKUP_QUEUE)
+    before = await arguments(temporal_client, {"of a newer build": [1]})
+    await remember(temporal_client, "/kept", "one", 2)
+    noted = before | {"last_set": "one", "unreadable": 2}
+    assert await arguments(temporal_client) == noted
+    await remember(temporal_client, "/other", "two", 0)
+    assert await arguments(temporal_client) == noted
+
+
+async def test_a_schedule_that_is_replaced_meanwhile_stays(
+    temporal_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody names another destination while a set that was taken is noted."""
+    await put_schedule(temporal_client, NIGHTLY, names.BACKUP_QUEUE)
+    elsewhere = dataclasses.replace(NIGHTLY, destination="/elsewhere", keep=9)
+    really = ScheduleHandle.update
+
+    async def late(self: ScheduleHandle, *given: Any, **more: Any) -> None:
+        monkeypatch.setattr(ScheduleHandle, "update", really)
+        await put_schedule(temporal_client, elsewhere, names.BACKUP_QUEUE)
+        await really(self, *given, **more)
+
+    monkeypatch.setattr(ScheduleHandle, "update", late)
+    await remember(temporal_client, "/kept", "one", 0)
+    found = await arguments(temporal_client)
+    assert (found["destination"], found["keep"]) == ("/elsewhere", 9)
+    assert "last_set" not in found
