@@ -94,8 +94,8 @@ class FoundSchedule:
 async def put_schedule(client: Client, wanted: BackupSchedule, queue: str) -> None:
     """Makes the schedule, and has a first backup taken at once; or replaces the one that is there.
 
-    It runs then, even if somebody had paused the earlier one. Raises RPCError, also for a cron
-    expression that Temporal does not understand.
+    One that is being taken is waited for. It runs then, even if somebody had paused the earlier
+    one. Raises RPCError, also for a cron expression that Temporal does not understand.
     """
     given: dict[str, Any] = {
         "destination": wanted.destination,
@@ -122,7 +122,9 @@ async def put_schedule(client: Client, wanted: BackupSchedule, queue: str) -> No
         )
     except ScheduleAlreadyRunningError:
         await _handle(client).update(lambda _: ScheduleUpdate(schedule), rpc_timeout=_TIMEOUT)
-        await _handle(client).trigger(rpc_timeout=_TIMEOUT)
+        # After the one that is being taken, if there is one: that goes where it was told to.
+        once = ScheduleOverlapPolicy.BUFFER_ONE
+        await _handle(client).trigger(overlap=once, rpc_timeout=_TIMEOUT)
 
 
 async def find_schedule(client: Client) -> FoundSchedule | None:

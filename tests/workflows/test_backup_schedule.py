@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from temporalio.client import Client, ScheduleHandle, ScheduleUpdate, ScheduleUpdateInput
+from temporalio.client import (
+    Client,
+    ScheduleActionExecutionStartWorkflow,
+    ScheduleHandle,
+    ScheduleUpdate,
+    ScheduleUpdateInput,
+    WorkflowHandle,
+)
 
 from knit_workflows import names
 from knit_workflows.embedded import EmbeddedPostgres
@@ -110,3 +117,30 @@ async def test_a_schedule_that_is_replaced_meanwhile_stays(
     found = await arguments(temporal_client)
     assert (found["destination"], found["keep"]) == ("/elsewhere", 9)
     assert "last_set" not in found
+
+
+async def test_a_new_schedule_takes_its_first_one_after_the_one_that_is_being_taken(
+    temporal_client: Client,
+) -> None:
+    async def started(count: int) -> WorkflowHandle[Any, Any]:
+        handle = temporal_client.get_schedule_handle(names.BACKUP_SCHEDULE)
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                info = (await handle.describe()).info
+                if info.num_actions == count and info.running_actions:
+                    break
+                await asyncio.sleep(0.1)
+        assert info.num_actions_skipped_overlap == 0
+        [running] = info.running_actions
+        assert isinstance(running, ScheduleActionExecutionStartWorkflow)
+        return temporal_client.get_workflow_handle(running.workflow_id)
+
+    await put_schedule(temporal_client, NIGHTLY, names.BACKUP_QUEUE)
+    first = await started(1)
+    elsewhere = dataclasses.replace(NIGHTLY, destination="/elsewhere")
+    await put_schedule(temporal_client, elsewhere, names.BACKUP_QUEUE)
+    await first.terminate()
+    second = await started(2)
+    begun = (await second.fetch_history()).events[0].workflow_execution_started_event_attributes
+    [given] = await temporal_client.data_converter.decode(begun.input.payloads)
+    assert given["destination"] == "/elsewhere"
