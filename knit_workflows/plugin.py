@@ -357,7 +357,8 @@ class KnitPlugin(SimplePlugin):
             if Role.HOOKS in self._roles:
                 identity = worker.client.identity
                 await stack.enter_async_context(self._deps.following_hooks(identity))
-            if Role.BACKUP in self._roles:
+            # Both: a worker that is gone cannot say that nobody takes backups.
+            if self._roles & {Role.BACKUP, Role.ENGINE}:
                 await stack.enter_async_context(measured_backups(worker.client))
             await super().run_worker(worker, next)
 

@@ -47,6 +47,8 @@ class ProcessBackupActivities(BackupActivities):
             await remember(activity.client(), request.destination, taken.set_id, taken.unreadable)
         except (RPCError, RuntimeError) as error:  # the set is there all the same
             log.warning("the schedule of backups does not hear of one: %s", error)
+        if taken.unpruned:
+            log.warning("older sets cannot be removed: %s", taken.unpruned)
         log.info(
             "backup taken",
             extra={

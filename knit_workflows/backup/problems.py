@@ -18,6 +18,11 @@ class BackupProblem(Exception):
         self.reason = reason
         self.advice = advice
 
+    @property
+    def words(self) -> str:
+        """All of it, in one line."""
+        return "; ".join(filter(None, (self.summary, self.reason, self.advice)))
+
 
 class Damaged(BackupProblem):
     """A part of a set is missing, or is not what it was."""

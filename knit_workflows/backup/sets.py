@@ -28,13 +28,15 @@ class VolumeEntry:
     """The volume of a Data in a set: an archive in pieces.
 
     `capacity`: bytes that were set aside for it, where that is known. `adopted`: it was another's,
-    which may change it, so it is read anew each time.
+    which may change it, so it is read anew each time. `volume`: the name of what was read; None in
+    earlier sets, which may have had it under the name of the Data only.
     """
 
     knit_id: str
     pieces: tuple[Piece, ...]
     capacity: int | None = None
     adopted: bool = False
+    volume: str | None = None
 
     @property
     def size(self) -> int:
@@ -48,6 +50,7 @@ class VolumeEntry:
             "pieces": self.pieces,
             "capacity": self.capacity,
             "adopted": self.adopted,
+            "volume": self.volume,
         }
         return json.dumps(value, separators=(",", ":")).encode() + b"\n"
 
@@ -56,7 +59,8 @@ class VolumeEntry:
         """Reads such a line."""
         value = json.loads(line)
         pieces = _pieces(value["pieces"])
-        return cls(value["knit_id"], pieces, value["capacity"], value["adopted"])
+        volume = value.get("volume")
+        return cls(value["knit_id"], pieces, value["capacity"], value["adopted"], volume)
 
 
 @dataclass(frozen=True)

@@ -67,8 +67,8 @@ class Taken:
     """What a backup has made.
 
     `read`: the volumes that were read, the others were known. `stored_bytes`: what was written,
-    compressed. `pruned`: the sets that were removed. `damaged`: earlier sets that are not whole,
-    and why; nothing was taken over from them.
+    compressed. `pruned`: the sets that were removed; `unpruned`: why no more of them could be.
+    `damaged`: earlier sets that are not whole, and why; nothing was taken over from them.
     """
 
     set: BackupSet
@@ -78,6 +78,7 @@ class Taken:
     seconds: float
     pruned: tuple[str, ...] = ()
     damaged: dict[str, str] = field(default_factory=dict)
+    unpruned: str = ""
 
 
 def take_backup(
@@ -86,31 +87,37 @@ def take_backup(
     """Takes a set; afterwards removes all but the newest `keep` sets, and what only those had.
 
     If the new set is without Data that could not be read, none is removed: an older one may have
-    the last copy of them.
+    the last copy of them. A set that is there is a success, whatever comes of the old ones: who
+    would repeat the call would only take one more.
 
     Raises:
-        BackupProblem: it cannot be ended; a second call goes on from there.
+        BackupProblem: there is no new set; a second call goes on from there.
     """
     began = time.monotonic()
+    pruned: list[str] = []
+    unpruned = ""
     with destination.locked() as lock:
         known = _Known.load(destination)
         with Writer(destination, known.present) as writer:
             taking = _Taking(source, destination, watcher, lock, writer, known)
             taken = taking.run()
-        lock.require()
-        for record in known.records:
-            destination.remove(record)
-        pruned: tuple[str, ...] = ()
-        if keep is not None and not taken.unreadable:
-            pruned = tuple(prune(destination, lock, keep))
+        try:
+            lock.require()
+            for record in known.records:
+                destination.remove(record)
+            if keep is not None and not taken.unreadable:
+                pruned.extend(prune(destination, lock, keep))  # also what goes before it fails
+        except BackupProblem as problem:
+            unpruned = problem.words
     return Taken(
         taken,
         taking.read,
         taking.read_bytes,
         writer.stored_bytes,
         time.monotonic() - began,
-        pruned,
+        tuple(pruned),
         known.damaged,
+        unpruned,
     )
 
 
@@ -165,9 +172,15 @@ class _Known:
         return True
 
     def entry(self, wanted: Wanted) -> VolumeEntry | None:
-        """Gives the entry of a volume that need not be read again."""
+        """Gives the entry of a volume that need not be read again.
+
+        Content is final in its volume only: a Run that a restore had go again makes the same Data
+        with another one.
+        """
         found = self.entries.get(wanted.knit_id)
         if found is None or found.adopted or not wanted.owned:
+            return None
+        if (found.volume or names.volume(wanted.knit_id)) != wanted.volume:
             return None
         return found if all(one.sha256 in self.present for one in found.pieces) else None
 
@@ -363,6 +376,5 @@ class _Reading:
 
     def entry(self) -> VolumeEntry:
         pieces = tuple(one.result() for one in self.futures)
-        return VolumeEntry(
-            self.wanted.knit_id, pieces, self.capacity, adopted=not self.wanted.owned
-        )
+        one = self.wanted
+        return VolumeEntry(one.knit_id, pieces, self.capacity, not one.owned, one.volume)

@@ -107,6 +107,11 @@ def read_volumes(volumes: Volumes, wanted: Sequence[Wanted]) -> Iterator[Frame]:
             yield {"failed": volume.knit_id, "why": str(failed), "absent": False}
 
 
+def with_margin(content: int) -> int:
+    """Gives the bytes of a file system on which the files of an archive of that size fit."""
+    return content + content // _MARGIN + _LEAST_MARGIN
+
+
 def announce(entries: Sequence[Restored]) -> dict[str, Any]:
     """Gives the message before volumes that are to be made."""
     return {"coming": [asdict(one) for one in entries]}
@@ -194,7 +199,7 @@ def _own(volumes: Volumes, entry: Restored) -> Volume:
         size: str | None = str(entry.capacity)
     else:
         content = sum(one.size for one in entry.pieces)
-        size = volumes.room_for(content + content // _MARGIN + _LEAST_MARGIN)
+        size = volumes.room_for(with_margin(content))
     return Volume(names.volume(entry.knit_id), entry.knit_id, VolumeOptions(size=size))
 
 

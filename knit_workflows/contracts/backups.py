@@ -25,7 +25,7 @@ class BackupTaken(Message):
     """The set that was taken.
 
     `unreadable` counts Data that could not be read: the set is without them, and no older one was
-    removed.
+    removed. `unpruned`: why no older one could be.
     """
 
     set_id: str
@@ -35,6 +35,7 @@ class BackupTaken(Message):
     seconds: float
     unreadable: int = 0
     removed_sets: int = 0
+    unpruned: str = ""
 
 
 class BackupActivities(ABC):

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from temporalio.client import (
     Client,
@@ -102,8 +102,8 @@ class FoundSchedule:
 async def put_schedule(client: Client, wanted: BackupSchedule, queue: str) -> None:
     """Makes the schedule, and has a first backup taken at once; or replaces the one that is there.
 
-    It runs then, even if somebody had paused the earlier one. Raises RPCError, also for a cron
-    expression that Temporal does not understand.
+    One that is being taken is waited for. It runs then, even if somebody had paused the earlier
+    one. Raises RPCError, also for a cron expression that Temporal does not understand.
     """
     given: dict[str, Any] = {
         "destination": wanted.destination,
@@ -130,7 +130,9 @@ async def put_schedule(client: Client, wanted: BackupSchedule, queue: str) -> No
         )
     except ScheduleAlreadyRunningError:
         await _handle(client).update(lambda _: ScheduleUpdate(schedule), rpc_timeout=_TIMEOUT)
-        await _handle(client).trigger(rpc_timeout=_TIMEOUT)
+        # After the one that is being taken, if there is one: that goes where it was told to.
+        once = ScheduleOverlapPolicy.BUFFER_ONE
+        await _handle(client).trigger(overlap=once, rpc_timeout=_TIMEOUT)
 
 
 async def find_schedule(client: Client) -> FoundSchedule | None:
@@ -163,7 +165,7 @@ async def find_schedule(client: Client) -> FoundSchedule | None:
 async def pause_schedule(client: Client, paused: bool) -> bool:
     """Pauses it, or has it go on; False: there is none; raises RPCError."""
 
-    def changed(found: ScheduleUpdateInput) -> ScheduleUpdate:
+    async def changed(found: ScheduleUpdateInput) -> ScheduleUpdate:
         schedule = found.description.schedule
         return ScheduleUpdate(
             dataclasses.replace(schedule, state=dataclasses.replace(schedule.state, paused=paused))
@@ -185,18 +187,13 @@ async def remove_schedule(client: Client) -> bool:
 
 async def remember(client: Client, destination: str, set_id: str, unreadable: int) -> None:
     """Notes the last set, unless the schedule is gone, or for another destination by now."""
-    found = await find_schedule(client)
-    if found is None or found.destination != destination:
-        return
-    given = {
-        "destination": found.destination,
-        "keep": found.keep,
-        "when": found.when,
-        "last_set": set_id,
-        "unreadable": unreadable,
-    }
 
-    def changed(update: ScheduleUpdateInput) -> ScheduleUpdate:
+    async def changed(update: ScheduleUpdateInput) -> ScheduleUpdate | None:
+        # What is there now, with what a newer build may have added.
+        given = await _given(client, update.description)
+        if given.get("destination") != destination:
+            return None
+        given |= {"last_set": set_id, "unreadable": unreadable}
         schedule = update.description.schedule
         action = schedule.action
         assert isinstance(action, ScheduleActionStartWorkflow)
@@ -230,9 +227,10 @@ def _handle(client: Client) -> ScheduleHandle:
     return client.get_schedule_handle(names.BACKUP_SCHEDULE)
 
 
-async def _if_there(
-    client: Client, change: Callable[[ScheduleUpdateInput], ScheduleUpdate]
-) -> bool:
+_Change: TypeAlias = Callable[[ScheduleUpdateInput], Awaitable[ScheduleUpdate | None]]
+
+
+async def _if_there(client: Client, change: _Change) -> bool:
     try:
         await _handle(client).update(change, rpc_timeout=_TIMEOUT)
     except RPCError as error:

@@ -21,7 +21,11 @@ _LOOKS_EVERY: Final = 30.0
 
 @asynccontextmanager
 async def measured_backups(client: Client) -> AsyncIterator[None]:
-    """Looks at the schedule now and then while inside; every worker with the role `backup` does."""
+    """Looks at the schedule now and then while inside.
+
+    Every worker with the role `backup` does, and with the role `engine`: when there is no worker
+    any more that takes backups, the others have to say how old the last one is.
+    """
     looking = asyncio.create_task(_look(client))
     try:
         yield
@@ -36,6 +40,8 @@ async def _look(client: Client) -> None:
             measure(await find_schedule(client))
         except (RPCError, RuntimeError) as error:  # an outage: what was measured last stays
             log.debug("the schedule of backups is not looked at: %s", error)
+        except Exception:  # others may have edited it; when it is mended it is measured again
+            log.exception("the schedule of backups cannot be read: set it again")
         await asyncio.sleep(_LOOKS_EVERY)
 
 

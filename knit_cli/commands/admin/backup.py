@@ -81,7 +81,7 @@ def backup_command(
 
     Runs go on meanwhile. What the destination has already is not read again. If it is cut, repeat
     it: it goes on from there. Exit code 1 if Data could not be read; the set is there without them,
-    and no older one is removed.
+    and no older one is removed. Also if older ones cannot be removed: the new one is there.
 
     With --every or --cron nothing is taken here: a worker takes the backups, one immediately, the
     others when they are due.
@@ -146,7 +146,9 @@ def _take(
     _tell(taken, target.shown)
     if keep is not None and taken.set.unreadable:
         say("no older set is removed, since one may have what could not be read")
-    if taken.set.unreadable:
+    if taken.unpruned:
+        say(f"the set is there, but older ones could not be removed: {taken.unpruned}")
+    if taken.set.unreadable or taken.unpruned:
         raise typer.Exit(1)
 
 
@@ -193,5 +195,6 @@ def _as_json(taken: Taken, shown: str) -> dict[str, Any]:
         "deletedMeanwhile": list(made.gone),
         "unreadable": made.unreadable,
         "removedSets": list(taken.pruned),
+        "unpruned": taken.unpruned,
         "damagedSets": taken.damaged,
     }

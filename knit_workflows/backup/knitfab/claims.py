@@ -13,6 +13,7 @@ from knit_workflows.archive import ArchiveRefused
 from knit_workflows.backup.knitfab.dump import gunzipped
 from knit_workflows.backup.problems import BackupProblem, Damaged
 from knit_workflows.backup.streams import Stream
+from knit_workflows.backup.volumes import with_margin
 from knit_workflows.domain.errors import InvalidQuantity
 from knit_workflows.domain.quantities import parse_quantity
 
@@ -21,6 +22,13 @@ CONTENT: Final = "data.tar.gz"
 _LARGEST_DESCRIPTION: Final = 1 << 20
 _ISIZE_BYTES: Final = 4
 """A file of gzip ends with the size of its content, modulo 2³² (RFC 1952, 2.3.1)."""
+_GROWTH: Final = 1000
+"""What cannot be compressed grows by less than one part in so many,"""
+_LARGEST_HEAD: Final = 1024
+"""and by a head and an end."""
+
+_ROOM: Final = 8
+"""What leaves one part in so many free has fitted, and fits again."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,7 @@ def _claim(part: Path) -> Claim:
         name = str(value["metadata"]["name"])
         asked = int(parse_quantity(requested))
         content = part / CONTENT
-        capacity = max(asked, _unpacked_size(content))
+        capacity = _capacity(asked, _unpacked_size(content))
     except OSError as cause:
         raise BackupProblem(f"{part} cannot be read", reason=str(cause.strerror)) from cause
     except (ValueError, KeyError, TypeError, RecursionError, InvalidQuantity) as cause:
@@ -98,14 +106,22 @@ def _claim(part: Path) -> Claim:
     return Claim(name, content, capacity)
 
 
-def _unpacked_size(content: Path) -> int:
-    """Gives how much it is at least, unpacked: what was asked for may have been outgrown.
+def _capacity(asked: int, unpacked: int) -> int:
+    """Gives what to ask for: storage that holds to it must also have room for a file system.
 
     Storage as Knitfab's, which is NFS, does not hold anybody to what was asked for.
     """
+    if unpacked <= asked - asked // _ROOM:
+        return asked
+    return max(asked, with_margin(unpacked))
+
+
+def _unpacked_size(content: Path) -> int:
+    """Gives how much it is at least, unpacked: what was asked for may have been outgrown."""
     packed = content.stat().st_size
     with content.open("rb") as file:
         file.seek(max(0, packed - _ISIZE_BYTES))
         size = int.from_bytes(file.read(_ISIZE_BYTES), "little")
     whole = 1 << 32
-    return size if size >= packed else size + whole * -(-(packed - size) // whole)
+    least = packed - packed // _GROWTH - _LARGEST_HEAD
+    return size if size >= least else size + whole * -(-(least - size) // whole)

@@ -34,6 +34,7 @@ from knit_workflows.embedded import EmbeddedPostgres
 DUMP: Final = "db/dump.tar.gz"
 DATA: Final = "data"
 _DRAFTS: Final = ".drafts"
+_ASIDE: Final = ".earlier"
 _TABLES: Final = {
     "tag": "tag_id bigint, key text, value text",
     "plan": "plan_id text, identity_hash text, name text, repository text, image_tag text, "
@@ -76,7 +77,7 @@ def write_layout(source: Installation, folder: Path, watcher: Watcher) -> Writte
     """Writes `data/` and `db/` into a folder, which is made.
 
     A second call with the same folder reads only what is not there yet, since Data do not change,
-    and replaces the database.
+    and what was adopted; it replaces the database.
 
     Raises:
         BackupProblem: it cannot be ended; repeat it.
@@ -220,7 +221,10 @@ def _packed(path: Path) -> Iterator[gzip.GzipFile]:
 
 @dataclass
 class _Claims:
-    """The part `data/`: a claim's folder is there with all it has, or not at all."""
+    """The part `data/`: a claim's folder is there with all it has, or not at all.
+
+    One that is there stays until there is a new one.
+    """
 
     source: Installation
     folder: Path
@@ -230,6 +234,7 @@ class _Claims:
 
     def write(self, wanted: Sequence[Wanted]) -> None:
         drafts = self.folder.parent / _DRAFTS
+        self._put_back(drafts)
         shutil.rmtree(drafts, ignore_errors=True)
         missing = [one for one in wanted if not self._is_there(one)]
         self.watcher.begins("backup", len(wanted), len(wanted) - len(missing))
@@ -242,14 +247,18 @@ class _Claims:
             assert isinstance(frame, dict)
             self._write_one(by_id[frame["volume"]], frames, drafts / frame["volume"])
             self.watcher.finished(1)
-        drafts.rmdir()
+        shutil.rmtree(drafts)
 
     def _is_there(self, one: Wanted) -> bool:
         """Says whether it need not be read; what was adopted may have changed."""
-        part = self.folder / names.volume(one.knit_id)
-        if part.is_dir() and not one.owned:
-            shutil.rmtree(part)
-        return part.is_dir()
+        return one.owned and (self.folder / names.volume(one.knit_id)).is_dir()
+
+    def _put_back(self, drafts: Path) -> None:
+        """Puts back what a killed one had set aside, and had nothing in its place yet."""
+        for aside in drafts.glob(f"*{_ASIDE}"):
+            target = self.folder / names.volume(aside.name.removesuffix(_ASIDE))
+            if not target.exists():
+                aside.rename(target)
 
     def _write_one(self, one: Wanted, frames: Iterator[Frame], draft: Path) -> None:
         last: dict[str, Any] = {}
@@ -270,7 +279,10 @@ class _Claims:
             return
         claim = _claim(one.knit_id, last["capacity"] or size)
         (draft / DESCRIPTION).write_text(json.dumps(claim, indent=4) + "\n", encoding="utf-8")
-        draft.rename(self.folder / names.volume(one.knit_id))
+        target = self.folder / names.volume(one.knit_id)
+        if target.exists():  # an earlier content of what was adopted
+            target.rename(draft.with_name(f"{draft.name}{_ASIDE}"))
+        draft.rename(target)
         self.read += 1
 
 

@@ -71,7 +71,7 @@ def _take(destination: str, keep: int | None) -> dict[str, Any]:
         with _installation(read_settings()) as source:
             taken = take_backup(source, target, Unwatched(), keep=keep)
     except BackupProblem as problem:
-        return {"problem": "; ".join(filter(None, (str(problem), problem.reason, problem.advice)))}
+        return {"problem": problem.words}
     except SettingsRefused as refused:
         return {"problem": str(refused)}
     return {
@@ -82,6 +82,7 @@ def _take(destination: str, keep: int | None) -> dict[str, Any]:
         "seconds": round(taken.seconds, 1),
         "unreadable": len(taken.set.unreadable),
         "removed_sets": len(taken.pruned),
+        "unpruned": taken.unpruned,
     }
 
 

@@ -58,6 +58,18 @@ def test_what_cannot_be_read_is_a_failure_with_a_set(admin: Asked, source: Insta
     assert "set 2" in ended.err
 
 
+def test_older_sets_that_cannot_be_removed_are_a_failure_with_a_set(admin: Asked, bare_knit: Knit):
+    assert admin("backup").code == 0
+    [older] = (bare_knit.cwd / "kept" / "sets").iterdir()
+    older.write_bytes(b"rotten")
+    ended = admin("backup", "--keep", "2", "--json")
+    assert ended.code == 1
+    assert "the set is there, but older ones could not be removed: the manifest" in ended.err
+    made = json.loads(ended.out)
+    assert made["unpruned"] in ended.err
+    assert (bare_knit.cwd / "kept" / "sets" / f"{made['set']}.json").is_file()
+
+
 def test_a_restore_is_tried_and_done_and_not_done_twice(admin: Asked, source: Installation):
     assert "there is no folder" in admin("restore").err
     assert admin("backup").code == 0

@@ -95,6 +95,8 @@ class Knit:
     adopted: frozenset[str] = frozenset()
     without_volume: frozenset[str] = frozenset()
     """Data whose volumes are missing."""
+    others: dict[str, str] = field(default_factory=dict)
+    """The names of volumes that are not called after their Data."""
     deleted: set[str] = field(default_factory=set)
     """Data that are deleted once the database has been read."""
     loaded: list[Frame] = field(default_factory=list)
@@ -116,7 +118,7 @@ class Knit:
         for knit_id in [*self.archives, *self.without_volume]:
             wanted = {
                 "knit_id": knit_id,
-                "volume": f"data-knitid-{knit_id}",
+                "volume": self.others.get(knit_id, f"data-knitid-{knit_id}"),
                 "owned": knit_id not in self.adopted,
                 "must_be_there": not knit_id.startswith("failed"),
             }

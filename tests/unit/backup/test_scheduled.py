@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from knit_workflows.activities.backups import COMMAND, ProcessBackupActivities
-from knit_workflows.contracts.backups import TakeBackup
+from knit_workflows.backup.scheduled import take as take_program
+from knit_workflows.contracts.backups import BackupTaken, TakeBackup
 from knit_workflows.metrics.instruments import BACKUP_PERIOD, BACKUP_SUCCESS
 from knit_workflows.temporal.backup_schedule import BackupSchedule, FoundSchedule, instant_of
 from knit_workflows.upkeep.backups import measure
+from tests.unit.backup.memory import Knit
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 FOUND = FoundSchedule(
@@ -66,7 +69,27 @@ def test_what_the_process_prints_is_the_result():
         "seconds": 0.1,
     }
     taken = take(printing(json.dumps(made)))
-    assert taken.model_dump(exclude={"unreadable", "removed_sets"}) == made  # type: ignore[attr-defined]
+    assert taken.model_dump(exclude={"unreadable", "removed_sets", "unpruned"}) == made  # type: ignore[attr-defined]
+
+
+def test_a_set_beside_older_ones_that_cannot_be_removed_is_taken_once(
+    caplog: pytest.LogCaptureFixture,
+):
+    made = {"volumes": 3, "volumes_read": 1, "bytes_stored": 9, "seconds": 0.1}
+    take(printing(json.dumps({**made, "set_id": "x", "unpruned": "a set is damaged"})))
+    [warned] = [one for one in caplog.messages if "older sets" in one]
+    assert warned == "older sets cannot be removed: a set is damaged"
+
+
+def test_the_process_says_why_older_sets_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(take_program, "read_settings", lambda: None)
+    monkeypatch.setattr(take_program, "_installation", lambda _: nullcontext(Knit({"a": b"1"})))
+    first = take_program._take(str(tmp_path), 2)
+    assert (first["unpruned"], first["volumes_read"]) == ("", 1)
+    (tmp_path / "sets" / f"{first['set_id']}.json").write_bytes(b"rotten")
+    second = take_program._take(str(tmp_path), 2)
+    assert "is damaged" in second["unpruned"]
+    assert BackupTaken.model_validate(second).removed_sets == 0
 
 
 @pytest.mark.parametrize(

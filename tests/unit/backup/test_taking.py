@@ -14,8 +14,9 @@ from knit_workflows.backup.blobs import pieces_of
 from knit_workflows.backup.frames import Frame
 from knit_workflows.backup.problems import BackupProblem
 from knit_workflows.backup.restoring import choose_set, find_obstacles, restore
-from knit_workflows.backup.sets import set_ids, set_name
-from knit_workflows.backup.taking import take_backup
+from knit_workflows.backup.sets import VolumeEntry, set_ids, set_name
+from knit_workflows.backup.taking import _Known, take_backup
+from knit_workflows.backup.volumes import Wanted
 from tests.unit.backup.memory import Knit, Objects, Silent
 
 
@@ -42,6 +43,30 @@ def test_adopted_volumes_are_read_each_time():
     filled = Knit()
     restore(objects, choose_set(objects, None), filled, Silent(), by="me")
     assert filled.archives == {"theirs": b"2"}
+
+
+def test_data_that_were_made_again_into_another_volume_are_read_again():
+    """As a Run makes them that waited in the set which was restored."""
+    objects, knit = Objects(), Knit({"a": b"old", "b": b"same"})
+    take_backup(knit, objects, Silent())
+    knit.archives["a"] = b"new"
+    knit.others["a"] = "data-knitid-other"
+    for read in (["a"], []):
+        knit.read_ids.clear()
+        take_backup(knit, objects, Silent())
+        assert knit.read_ids == read
+    filled = Knit()
+    restore(objects, choose_set(objects, None), filled, Silent(), by="me")
+    assert filled.archives == {"a": b"new", "b": b"same"}
+
+
+def test_the_index_of_an_earlier_knit_does_not_say_which_volume_was_read():
+    line = b'{"knit_id":"a","pieces":[["0f",3]],"capacity":null,"adopted":false}'
+    entry = VolumeEntry.read(line)
+    assert (entry.volume, entry.size) == (None, 3)
+    known = _Known(None, {"0f"}, {"a": entry}, [])
+    assert known.entry(Wanted("a", "data-knitid-a")) is entry
+    assert known.entry(Wanted("a", "data-knitid-other")) is None
 
 
 def test_data_that_are_deleted_meanwhile_are_said_and_not_part_of_it():
@@ -97,6 +122,34 @@ def test_a_damaged_set_does_not_keep_the_next_from_being_taken(what: str):
     restore(objects, choose_set(objects, third.set.id), filled, Silent(), by="me")
     assert filled.archives == {"a": b"1", "b": b"2"}
     assert take_backup(knit, objects, Silent(), keep=1).damaged == {}
+
+
+def test_a_set_is_a_success_though_older_ones_cannot_be_removed():
+    objects, knit = Objects(), Knit({"a": b"1"})
+    ids = [take_backup(knit, objects, Silent()).set.id for _ in range(2)]
+    objects.content[set_name(ids[1])] = b"rotten"
+    third = take_backup(knit, objects, Silent(), keep=2)
+    assert "is damaged" in third.unpruned
+    assert third.pruned == ()
+    assert set_ids(objects) == [*ids, third.set.id]
+    del objects.content[set_name(ids[1])]
+    assert take_backup(knit, objects, Silent(), keep=2).unpruned == ""
+    assert len(set_ids(objects)) == 2
+
+
+def test_what_was_removed_is_told_though_the_rest_could_not_be():
+    class Sticky(Objects):
+        def remove(self, name: str) -> None:
+            if name == set_name(ids[1]):
+                raise BackupProblem("cannot remove", reason="it is locked", advice="unlock it")
+            super().remove(name)
+
+    objects, knit = Sticky(), Knit({"a": b"1"})
+    ids = [""] * 2
+    ids = [take_backup(knit, objects, Silent()).set.id for _ in range(2)]
+    third = take_backup(knit, objects, Silent(), keep=1)
+    assert (third.pruned, third.unpruned) == ((ids[0],), "cannot remove; it is locked; unlock it")
+    assert set_ids(objects) == [ids[1], third.set.id]
 
 
 def test_a_set_without_some_data_removes_no_older_one():

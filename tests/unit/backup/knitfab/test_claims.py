@@ -5,12 +5,13 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import random
 import tarfile
 from pathlib import Path
 
 import pytest
 
-from knit_workflows.backup.knitfab.claims import Claim, find_claims
+from knit_workflows.backup.knitfab.claims import Claim, _capacity, _unpacked_size, find_claims
 from knit_workflows.backup.problems import Damaged
 from tests.knitfab import write_claim
 
@@ -32,7 +33,34 @@ def test_claims_are_found_by_name(tmp_path: Path):
 
 def test_a_volume_has_room_for_what_it_had_outgrown(tmp_path: Path):
     small = claim(tmp_path, "1k")
-    assert small.capacity == len(gzip.decompress(small.content.read_bytes())) > 1000
+    size = len(gzip.decompress(small.content.read_bytes()))
+    assert small.capacity == size + size // 4 + (64 << 20)
+
+
+@pytest.mark.parametrize(("unpacked", "capacity"), [(875, 1000), (876, 876 + 219 + (64 << 20))])
+def test_a_volume_that_was_nearly_full_gets_room_for_another_file_system(
+    unpacked: int, capacity: int
+):
+    assert _capacity(1000, unpacked) == capacity
+    assert _capacity(1 << 40, (1 << 40) - 1) > 1 << 40
+
+
+def test_content_that_packs_larger_than_it_is_is_not_taken_for_much_more(tmp_path: Path):
+    small = claim(tmp_path, "1k")
+    whole = gzip.decompress(small.content.read_bytes())
+    for content in (whole, whole + random.Random(1).randbytes(200_000)):
+        packed = gzip.compress(content, 0)
+        assert len(packed) > len(content)
+        small.content.write_bytes(packed)
+        assert _unpacked_size(small.content) == len(content)
+
+
+def test_what_is_more_than_the_end_of_its_file_can_say_is_counted(tmp_path: Path):
+    with (tmp_path / "content").open("wb") as file:
+        file.truncate(5 << 30)
+        file.seek(-4, 2)
+        file.write((2 << 30).to_bytes(4, "little"))
+    assert _unpacked_size(tmp_path / "content") == 6 << 30
 
 
 @pytest.mark.parametrize(
