@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 from temporalio.service import RPCError
@@ -26,7 +27,13 @@ from knit_workflows.inspection.remains import REBUILT, RebuiltRun, Remains, coun
 from knit_workflows.inspection.verify import opened
 from knit_workflows.settings import Settings, SettingsRefused, read_settings
 from knit_workflows.start_up import run_and_leave
-from knit_workflows.store.snapshot.rebuilding import Lineage, NotEmpty, look, write_lineage
+from knit_workflows.store.snapshot.rebuilding import (
+    Lineage,
+    NotEmpty,
+    held_volumes,
+    look,
+    write_lineage,
+)
 
 NOT_KEPT: Final = (
     "tags that users gave to Data, but those by which Runs have found them",
@@ -50,7 +57,10 @@ async def rebuild(*, writes: bool, by: str, unknown_is_done: bool) -> dict[str, 
             if any(found.values()):
                 return _problem(*_in_use(found))
             client, deps = await opened(settings, stack)
-            remains = await find_remains(deps.backend, client, unknown_is_done=unknown_is_done)
+            held = partial(held_volumes, url)
+            remains = await find_remains(
+                deps.backend, client, held, unknown_is_done=unknown_is_done
+            )
             uploads = remains.uploads()
             about = {
                 "found": counts(remains, uploads),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -92,6 +92,11 @@ class Remains:
         self.plans.setdefault(run.plan_id, plan)
         self.used |= used
 
+    def leave_out(self, volumes: Iterable[str]) -> None:
+        """Leaves out volumes that are kept for something else, or are about to be deleted."""
+        for name in volumes:
+            self.volumes.pop(name, None)
+
     def uploads(self) -> dict[str, str]:
         """Gives the volumes of Data that no known Run has made, by Data.
 
@@ -168,18 +173,27 @@ def _id(value: str) -> str:
 
 
 async def find_remains(
-    backend: ComputeBackend, client: Client, *, unknown_is_done: bool
+    backend: ComputeBackend,
+    client: Client,
+    held: Callable[[], set[str]],
+    *,
+    unknown_is_done: bool,
 ) -> Remains:
     """Reads all volumes, and asks Temporal how their Runs have ended.
+
+    `held`: reads which volumes the empty database has for uploads to come, or to delete. They come
+    and go meanwhile, so that it is called before volumes are listed, and afterwards.
 
     Raises:
         BackendUnavailable: volumes cannot be listed.
         RPCError: Temporal does not answer.
     """
     remains = Remains()
+    kept = await asyncio.to_thread(held)
     async with aclosing(backend.own_volumes(with_origins=True)) as found:
         async for one in found:
             remains.add(one)
+    remains.leave_out(kept | await asyncio.to_thread(held))
     gate = asyncio.Semaphore(_AT_ONCE)
 
     async def ask(run: RebuiltRun) -> None:

@@ -17,7 +17,12 @@ from knit_workflows.inspection.rebuild import lineage_of
 from knit_workflows.inspection.remains import Remains
 from knit_workflows.names import volume
 from knit_workflows.store import PostgresStore
-from knit_workflows.store.snapshot.rebuilding import NotEmpty, look, write_lineage
+from knit_workflows.store.snapshot.rebuilding import (
+    NotEmpty,
+    held_volumes,
+    look,
+    write_lineage,
+)
 from tests.postgres import Databases
 from tests.store.build import admit_all, begin, drain, end, register, spec, tags, upload
 
@@ -73,6 +78,7 @@ def rebuilt(url: str, volumes: list[FoundVolume]) -> None:
     remains = Remains()
     for one in volumes:
         remains.add(one)
+    remains.leave_out(held_volumes(url))
     remains.settle(unknown_is_done=True)
     lineage = lineage_of(remains, remains.uploads())
     write_lineage(url, lineage, by="ann", cause="rebuilt", uploaded=UPLOADED, targets={"n": 1})
@@ -102,6 +108,25 @@ async def test_a_combination_that_was_executed_is_not_executed_again(databases: 
         await end(other, key)
         await drain(other)
         assert len(await admit_all(other)) == 1, "the new one with the second upload of before"
+
+
+async def test_volumes_that_wait_for_uploads_are_no_data(databases: Databases) -> None:
+    """A push takes such a volume: a Data of before must not have it too."""
+    waits, doomed, lost = (f"{digit}0000000-0000-4000-8000-000000000000" for digit in range(1, 4))
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    async with databases.store() as (_, new):
+        with psycopg.connect(new) as connection:
+            connection.execute(
+                "INSERT INTO warm_volume VALUES (%s, %s, 'k', 't', 'ready', 'w', now(), now())",
+                (volume(waits), waits),
+            )
+            connection.execute(
+                "INSERT INTO discarded VALUES (%s, %s, now())", (doomed, volume(doomed))
+            )
+        rebuilt(new, [FoundVolume(volume(one), at) for one in (waits, doomed, lost)])
+        with psycopg.connect(new) as connection:
+            kept = connection.execute("SELECT knit_id::text, volume FROM data").fetchall()
+        assert kept == [(lost, volume(lost))]
 
 
 async def test_an_origin_that_is_too_long_is_left_out(databases: Databases) -> None:

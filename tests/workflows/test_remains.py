@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from datetime import timedelta
 
+from knit_workflows import names
 from knit_workflows.domain.runs.run import RunDetail, RunQuery, RunStatus, RunSummary
+from knit_workflows.domain.volumes import Volume
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.inspection.remains import find_remains
 from knit_workflows.testing import KnitEnvironment, MemoryBackend, knit_environment
@@ -30,11 +33,13 @@ async def test_temporal_says_how_runs_have_ended(postgres: EmbeddedPostgres) -> 
         plan = await knit.apply(TRAIN)
         pushed = await knit.push({"type": "dataset"})
         ended = await knit.final((await only_run(knit, plan.summary.plan_id)).summary.run_id)
+        first = names.run_workflow(ended.summary.run_id, 1)
+        await knit.temporal.get_workflow_handle(first).result()
         backend.hold()
         await knit.push({"type": "dataset"})
         other = await another(knit, ended)
         await until_status(knit, other.run_id, RunStatus.RUNNING)
-        remains = await find_remains(backend, knit.temporal, unknown_is_done=False)
+        remains = await find_remains(backend, knit.temporal, set, unknown_is_done=False)
         assert list(remains.plans) == [plan.summary.plan_id]
         assert remains.missing == {"Runs of which nobody knows how they have ended": 1}
         found, lost = remains.runs[ended.summary.run_id], remains.runs[other.run_id]
@@ -47,3 +52,9 @@ async def test_temporal_says_how_runs_have_ended(postgres: EmbeddedPostgres) -> 
         assert abs(found.ended - ended.summary.updated_at) < timedelta(seconds=10)
         assert (lost.status, lost.known) == (RunStatus.FAILED, False)
         assert len(remains.uploads()) == 2, pushed
+        waits = Volume(names.volume(str(uuid.uuid4())), "")
+        await backend.create_volume(waits)
+        without = await find_remains(
+            backend, knit.temporal, lambda: {waits.name}, unknown_is_done=False
+        )
+        assert without.uploads() == remains.uploads()
