@@ -53,6 +53,8 @@ class RebuiltRun:
     ended: datetime | None = None
     known: bool = False
     """Whether Temporal knows how it has ended, or another Run has used what it made."""
+    has_not_ended: bool = False
+    """Temporal says that it did not come to its end by itself: it is not taken for done."""
 
 
 @dataclass
@@ -118,7 +120,7 @@ class Remains:
         self._drop_twins()
         for run in self.runs.values():
             has_use = any(knit_id in self.used for _, knit_id in run.outputs)
-            if not run.known and (has_use or unknown_is_done):
+            if not run.known and (has_use or (unknown_is_done and not run.has_not_ended)):
                 run.status, run.exit_code, run.exit_message = RunStatus.DONE, 0, REBUILT
             run.known = run.known or has_use
         unknown = sum(not run.known for run in self.runs.values())
@@ -215,6 +217,7 @@ async def _ask_temporal(client: Client, run: RebuiltRun) -> None:
     try:
         described = await handle.describe()
         if described.status is not WorkflowExecutionStatus.COMPLETED:
+            run.has_not_ended = True
             return
         result = await handle.result()
     except RPCError as error:
@@ -222,11 +225,14 @@ async def _ask_temporal(client: Client, run: RebuiltRun) -> None:
             raise
         return
     except WorkflowFailureError:
+        run.has_not_ended = True
         return
     if result.status in (RunStatus.DONE, RunStatus.FAILED):
         run.status, run.known = RunStatus(result.status), True
         run.exit_code, run.exit_message = result.exit_code, result.exit_message
         run.ended = described.close_time or run.ended
+    else:  # it was superseded
+        run.has_not_ended = True
 
 
 async def _runs_of_temporal(client: Client) -> AsyncIterator[str]:

@@ -19,12 +19,16 @@ PLAN, RUN, NEXT, UPLOAD, MADE, LATER, LOG = (
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def origin(run_id: str, used: str, made: list[str], generation: int = 1, **more: Any) -> str:
+def origin(
+    run_id: str, used: str, made: list[str], generation: int = 1, *, hashed: str = "",
+    at: str = "2026-01-01T00:00:00+00:00", **more: Any,
+) -> str:  # fmt: skip
     value = {
         "version": 1,
         "run": {
             "run_id": run_id, "generation": generation, "priority": 0,
-            "assignment_hash": "ab", "created_at": "2026-01-01T00:00:00+00:00",
+            "assignment_hash": hashed or run_id.replace("-", ""),
+            "created_at": at,
         },
         "inputs": [[0, used, f"data-knitid-{used}"]],
         "outputs": [[number, one] for number, one in enumerate(made, 1)],
