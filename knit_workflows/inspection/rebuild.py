@@ -94,20 +94,22 @@ def lineage_of(remains: Remains, uploads: dict[str, str]) -> Lineage:
     """
     now = datetime.now(UTC)
     runs, data, edges = [], [], []
+    former = remains.readopted()
     for knit_id, volume in uploads.items():
         made = remains.volumes.get(volume, now)
         runs.append(_upload(knit_id, made))
-        data.append(_data(remains, knit_id, knit_id, None, volume))
+        is_gone = _is_lost(remains, volume) or knit_id in former
+        data.append(_data(knit_id, knit_id, None, volume, is_gone=is_gone))
     for run in remains.runs.values():
         runs.append(_run(run, now))
         edges += [
             {"run_id": run.run_id, "position": position, "knit_id": knit_id}
             for position, knit_id in run.inputs
         ]
-        data += [
-            _data(remains, run.run_id, knit_id, position, names.volume(knit_id))
-            for position, knit_id in run.outputs
-        ]
+        for position, knit_id in run.outputs:
+            volume = names.volume(knit_id)
+            is_gone = _is_lost(remains, volume)
+            data.append(_data(run.run_id, knit_id, position, volume, is_gone=is_gone))
     return Lineage(list(remains.plans.values()), runs, data, edges)
 
 
@@ -134,17 +136,21 @@ def _run(run: RebuiltRun, now: datetime) -> dict[str, Any]:
     }
 
 
+def _is_lost(remains: Remains, volume: str) -> bool:
+    """Says whether a volume of knit's is gone; those of others are not listed."""
+    return names.is_own_volume(volume) and volume not in remains.volumes
+
+
 def _data(
-    remains: Remains, run_id: str, knit_id: str, position: int | None, volume: str
+    run_id: str, knit_id: str, position: int | None, volume: str, *, is_gone: bool
 ) -> dict[str, Any]:
-    is_own = names.is_own_volume(volume)
     return {
         "knit_id": knit_id,
         "run_id": run_id,
         "position": position,
         "volume": volume,
-        "owned": is_own,
-        "is_gone": is_own and volume not in remains.volumes,
+        "owned": names.is_own_volume(volume),
+        "is_gone": is_gone,
     }
 
 

@@ -69,6 +69,8 @@ class Remains:
     """The volumes of Data that Runs have used, by Data."""
     missing: dict[str, int] = field(default_factory=dict)
     _discarded: set[str] = field(default_factory=set)
+    _used_at: dict[str, datetime] = field(default_factory=dict)
+    """When the newest Run that has used a Data was made."""
 
     def add(self, found: FoundVolume) -> None:
         """Takes a volume, and what its origin says."""
@@ -93,6 +95,9 @@ class Remains:
         run.ended = made if before is None or before.ended is None else max(made, before.ended)
         self.plans.setdefault(run.plan_id, plan)
         self.used |= used
+        at = parse_instant(run.created)
+        for knit_id in used:
+            self._used_at[knit_id] = max(at, self._used_at.get(knit_id, at))
 
     def leave_out(self, volumes: Iterable[str]) -> None:
         """Leaves out volumes that are kept for something else, or are about to be deleted."""
@@ -115,9 +120,21 @@ class Remains:
                 found[knit_id] = name
         return found
 
+    def readopted(self) -> set[str]:
+        """Gives Data of adopted volumes that others were made of later.
+
+        A volume is adopted again only once its Data is purged: of each, the one is left that was
+        used last.
+        """
+        adopted = {k: volume for k, volume in self.used.items() if not names.is_own_volume(volume)}
+        by_use = sorted(adopted, key=lambda knit_id: self._used_at[knit_id])
+        newest = {adopted[knit_id]: knit_id for knit_id in by_use}
+        return adopted.keys() - newest.values()
+
     def settle(self, *, unknown_is_done: bool) -> None:
         """Decides how Runs have ended of which Temporal knows nothing any more."""
         self._drop_twins()
+        self._drop_repeated()
         for run in self.runs.values():
             has_use = any(knit_id in self.used for _, knit_id in run.outputs)
             if not run.known and (has_use or (unknown_is_done and not run.has_not_ended)):
@@ -140,6 +157,19 @@ class Remains:
             del self.runs[run_id]
             self._count("Runs of Plans that were registered once more")
         self.plans = {key: plan for key, plan in self.plans.items() if key in kept}
+
+    def _drop_repeated(self) -> None:
+        """Leaves out a Run whose combination was executed again, as after a restore.
+
+        The newest stays; what the others have made are Data without a Run.
+        """
+        newest: dict[tuple[str, str], str] = {}
+        for run in sorted(self.runs.values(), key=lambda one: parse_instant(one.created)):
+            newest[run.plan_id, run.digest] = run.run_id
+        kept = set(newest.values())
+        for run_id in self.runs.keys() - kept:
+            del self.runs[run_id]
+            self._count("Runs of combinations that were executed once more")
 
     def _count(self, what: str) -> None:
         self.missing[what] = self.missing.get(what, 0) + 1
