@@ -71,6 +71,8 @@ class Remains:
     _discarded: set[str] = field(default_factory=set)
     _used_at: dict[str, datetime] = field(default_factory=dict)
     """When the newest Run that has used a Data was made."""
+    _described: dict[str, datetime] = field(default_factory=dict)
+    """When the volume was made whose origin describes a Plan: the newest."""
 
     def add(self, found: FoundVolume) -> None:
         """Takes a volume, and what its origin says."""
@@ -93,7 +95,8 @@ class Remains:
             before = None
         self.runs[run.run_id] = run
         run.ended = made if before is None or before.ended is None else max(made, before.ended)
-        self.plans.setdefault(run.plan_id, plan)
+        if made >= self._described.get(run.plan_id, made):
+            self.plans[run.plan_id], self._described[run.plan_id] = plan, made
         self.used |= used
         at = parse_instant(run.created)
         for knit_id in used:

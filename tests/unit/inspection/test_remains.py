@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -113,6 +113,23 @@ def test_a_plan_that_was_registered_twice_is_the_newer_one():
     assert list(remains.runs) == [RUN]
     assert remains.missing["Runs of Plans that were registered once more"] == 1
     assert LATER in remains.uploads()
+
+
+def test_a_plan_is_as_its_newest_run_saw_it_whichever_comes_first():
+    plan = {
+        "plan_id": PLAN, "inputs": [], "outputs": [], "identity_hash": "h",
+        "created_at": "2026-01-01",
+    }  # fmt: skip
+    old, new = (
+        FoundVolume(
+            f"data-knitid-{made}",
+            AT + timedelta(days=priority),
+            origin(run_id, UPLOAD, [made], plan=plan | {"priority": priority}),
+        )
+        for priority, (run_id, made) in enumerate([(RUN, MADE), (NEXT, LATER)])
+    )
+    for volumes in ([old, new], [new, old]):
+        assert found(*volumes).plans[PLAN]["priority"] == 1
 
 
 def test_rows_say_what_is_gone_and_whose_a_volume_is():
