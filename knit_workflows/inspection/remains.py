@@ -82,7 +82,7 @@ class Remains:
             return
         try:
             run, plan, used = _parsed(found.origin)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             self._count("volumes with an origin that cannot be read")
             return
         before = self.runs.get(run.run_id)
@@ -179,26 +179,37 @@ class Remains:
 
 
 def _parsed(origin: str) -> tuple[RebuiltRun, dict[str, Any], dict[str, str]]:
-    """Reads an origin; raises ValueError, KeyError or TypeError if it is none."""
+    """Reads an origin; whoever may change a volume's annotations may have written anything.
+
+    Raises:
+        ValueError, KeyError, TypeError, OverflowError, RecursionError: it is none.
+    """
     value = json.loads(origin)
     if value["version"] != _VERSION:
         raise ValueError("it is of another version")
     about, plan = value["run"], value["plan"]
-    inputs = [(int(position), str(knit_id)) for position, knit_id, _ in value["inputs"]]
+    inputs = [(_number(position, 16), str(knit_id)) for position, knit_id, _ in value["inputs"]]
     run = RebuiltRun(
         run_id=_id(about["run_id"]),
-        generation=int(about["generation"]),
+        generation=_number(about["generation"]),
         plan_id=_id(plan["plan_id"]),
         digest=bytes.fromhex(about["assignment_hash"]).hex(),
-        priority=int(about["priority"]),
+        priority=_number(about["priority"]),
         created=str(about["created_at"]),
         inputs=[(position, _id(knit_id)) for position, knit_id in inputs],
-        outputs=[(int(position), _id(knit_id)) for position, knit_id in value["outputs"]],
+        outputs=[(_number(position, 16), _id(knit_id)) for position, knit_id in value["outputs"]],
     )
     parse_instant(run.created)
     for key in ("identity_hash", "created_at", "inputs", "outputs"):
         plan[key]
     return run, plan, {knit_id: str(volume) for _, knit_id, volume in value["inputs"]}
+
+
+def _number(value: Any, bits: int = 32) -> int:
+    """Reads a number that fits into its column: else nothing could be written at all."""
+    if not -(1 << bits - 1) <= (number := int(value)) < 1 << bits - 1:
+        raise ValueError("it has a number out of range")
+    return number
 
 
 def _id(value: str) -> str:

@@ -91,6 +91,10 @@ def test_an_earlier_generation_is_left_out_whichever_comes_first():
         origin(RUN, "no id", [MADE]),
         origin(RUN, UPLOAD, [MADE], version=2),
         origin(RUN, UPLOAD, [MADE], inputs=7),
+        origin(RUN, UPLOAD, [MADE], 1 << 31),
+        origin(RUN, UPLOAD, [MADE], outputs=[[1 << 15, MADE]]),
+        origin(RUN, UPLOAD, [MADE], inputs=[[float("inf"), UPLOAD, "v"]]),
+        "[" * 200_000,
     ],
 )
 def test_an_origin_that_cannot_be_read_is_counted_and_its_data_kept(broken: str):
