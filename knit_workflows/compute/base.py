@@ -369,7 +369,8 @@ class ComputeBackend(Protocol):
     def own_volumes(self, *, with_origins: bool = False) -> AsyncGenerator[FoundVolume, None]:
         """Yields the volumes of knit's own that exist, in no order; for comparisons.
 
-        It holds a page of them at a time. One that is being deleted may be among them.
+        It holds a page of them at a time. One that is being deleted may be among them, unless
+        origins are asked for.
         """
 
     async def run_pods(self) -> list[str]:

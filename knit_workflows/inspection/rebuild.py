@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -27,7 +28,13 @@ from knit_workflows.inspection.remains import REBUILT, RebuiltRun, Remains, coun
 from knit_workflows.inspection.verify import opened
 from knit_workflows.settings import Settings, SettingsRefused, read_settings
 from knit_workflows.start_up import run_and_leave
-from knit_workflows.store.snapshot.rebuilding import Lineage, NotEmpty, look, write_lineage
+from knit_workflows.store.snapshot.rebuilding import (
+    Lineage,
+    NotEmpty,
+    held_volumes,
+    look,
+    write_lineage,
+)
 
 NOT_KEPT: Final = (
     "tags that users gave to Data, but those by which Runs have found them",
@@ -51,7 +58,10 @@ async def rebuild(*, writes: bool, by: str, unknown_is_done: bool) -> dict[str, 
             if any(found.values()):
                 return _problem(*_in_use(found))
             client, deps = await opened(settings, stack)
-            remains = await find_remains(deps.backend, client, unknown_is_done=unknown_is_done)
+            held = partial(held_volumes, url)
+            remains = await find_remains(
+                deps.backend, client, held, unknown_is_done=unknown_is_done
+            )
             uploads = remains.uploads()
             answer = _answer(counts(remains, uploads), remains.missing, NOT_KEPT, written=writes)
             if writes:
@@ -100,20 +110,22 @@ def lineage_of(remains: Remains, uploads: dict[str, str]) -> Lineage:
     """
     now = datetime.now(UTC)
     runs, data, edges = [], [], []
+    former = remains.readopted()
     for knit_id, volume in uploads.items():
         made = remains.volumes.get(volume, now)
         runs.append(_upload(knit_id, made))
-        data.append(_data(remains, knit_id, knit_id, None, volume))
+        is_gone = _is_lost(remains, volume) or knit_id in former
+        data.append(_data(knit_id, knit_id, None, volume, is_gone=is_gone))
     for run in remains.runs.values():
         runs.append(_run(run, now))
         edges += [
             {"run_id": run.run_id, "position": position, "knit_id": knit_id}
             for position, knit_id in run.inputs
         ]
-        data += [
-            _data(remains, run.run_id, knit_id, position, names.volume(knit_id))
-            for position, knit_id in run.outputs
-        ]
+        for position, knit_id in run.outputs:
+            volume = names.volume(knit_id)
+            is_gone = _is_lost(remains, volume)
+            data.append(_data(run.run_id, knit_id, position, volume, is_gone=is_gone))
     return Lineage(list(remains.plans.values()), runs, data, edges)
 
 
@@ -140,17 +152,21 @@ def _run(run: RebuiltRun, now: datetime) -> dict[str, Any]:
     }
 
 
+def _is_lost(remains: Remains, volume: str) -> bool:
+    """Says whether a volume of knit's is gone; those of others are not listed."""
+    return names.is_own_volume(volume) and volume not in remains.volumes
+
+
 def _data(
-    remains: Remains, run_id: str, knit_id: str, position: int | None, volume: str
+    run_id: str, knit_id: str, position: int | None, volume: str, *, is_gone: bool
 ) -> dict[str, Any]:
-    is_own = names.is_own_volume(volume)
     return {
         "knit_id": knit_id,
         "run_id": run_id,
         "position": position,
         "volume": volume,
-        "owned": is_own,
-        "is_gone": is_own and volume not in remains.volumes,
+        "owned": names.is_own_volume(volume),
+        "is_gone": is_gone,
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -53,6 +53,8 @@ class RebuiltRun:
     ended: datetime | None = None
     known: bool = False
     """Whether Temporal knows how it has ended, or another Run has used what it made."""
+    has_not_ended: bool = False
+    """Temporal says that it did not come to its end by itself: it is not taken for done."""
 
 
 @dataclass
@@ -67,6 +69,10 @@ class Remains:
     """The volumes of Data that Runs have used, by Data."""
     missing: dict[str, int] = field(default_factory=dict)
     _discarded: set[str] = field(default_factory=set)
+    _used_at: dict[str, datetime] = field(default_factory=dict)
+    """When the newest Run that has used a Data was made."""
+    _described: dict[str, datetime] = field(default_factory=dict)
+    """When the volume was made whose origin describes a Plan: the newest."""
 
     def add(self, found: FoundVolume) -> None:
         """Takes a volume, and what its origin says."""
@@ -76,7 +82,7 @@ class Remains:
             return
         try:
             run, plan, used = _parsed(found.origin)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             self._count("volumes with an origin that cannot be read")
             return
         before = self.runs.get(run.run_id)
@@ -89,8 +95,17 @@ class Remains:
             before = None
         self.runs[run.run_id] = run
         run.ended = made if before is None or before.ended is None else max(made, before.ended)
-        self.plans.setdefault(run.plan_id, plan)
+        if made >= self._described.get(run.plan_id, made):
+            self.plans[run.plan_id], self._described[run.plan_id] = plan, made
         self.used |= used
+        at = parse_instant(run.created)
+        for knit_id in used:
+            self._used_at[knit_id] = max(at, self._used_at.get(knit_id, at))
+
+    def leave_out(self, volumes: Iterable[str]) -> None:
+        """Leaves out volumes that are kept for something else, or are about to be deleted."""
+        for name in volumes:
+            self.volumes.pop(name, None)
 
     def uploads(self) -> dict[str, str]:
         """Gives the volumes of Data that no known Run has made, by Data.
@@ -108,12 +123,24 @@ class Remains:
                 found[knit_id] = name
         return found
 
+    def readopted(self) -> set[str]:
+        """Gives Data of adopted volumes that others were made of later.
+
+        A volume is adopted again only once its Data is purged: of each, the one is left that was
+        used last.
+        """
+        adopted = {k: volume for k, volume in self.used.items() if not names.is_own_volume(volume)}
+        by_use = sorted(adopted, key=lambda knit_id: self._used_at[knit_id])
+        newest = {adopted[knit_id]: knit_id for knit_id in by_use}
+        return adopted.keys() - newest.values()
+
     def settle(self, *, unknown_is_done: bool) -> None:
         """Decides how Runs have ended of which Temporal knows nothing any more."""
         self._drop_twins()
+        self._drop_repeated()
         for run in self.runs.values():
             has_use = any(knit_id in self.used for _, knit_id in run.outputs)
-            if not run.known and (has_use or unknown_is_done):
+            if not run.known and (has_use or (unknown_is_done and not run.has_not_ended)):
                 run.status, run.exit_code, run.exit_message = RunStatus.DONE, 0, REBUILT
             run.known = run.known or has_use
         unknown = sum(not run.known for run in self.runs.values())
@@ -134,31 +161,55 @@ class Remains:
             self._count("Runs of Plans that were registered once more")
         self.plans = {key: plan for key, plan in self.plans.items() if key in kept}
 
+    def _drop_repeated(self) -> None:
+        """Leaves out a Run whose combination was executed again, as after a restore.
+
+        The newest stays; what the others have made are Data without a Run.
+        """
+        newest: dict[tuple[str, str], str] = {}
+        for run in sorted(self.runs.values(), key=lambda one: parse_instant(one.created)):
+            newest[run.plan_id, run.digest] = run.run_id
+        kept = set(newest.values())
+        for run_id in self.runs.keys() - kept:
+            del self.runs[run_id]
+            self._count("Runs of combinations that were executed once more")
+
     def _count(self, what: str) -> None:
         self.missing[what] = self.missing.get(what, 0) + 1
 
 
 def _parsed(origin: str) -> tuple[RebuiltRun, dict[str, Any], dict[str, str]]:
-    """Reads an origin; raises ValueError, KeyError or TypeError if it is none."""
+    """Reads an origin; whoever may change a volume's annotations may have written anything.
+
+    Raises:
+        ValueError, KeyError, TypeError, OverflowError, RecursionError: it is none.
+    """
     value = json.loads(origin)
     if value["version"] != _VERSION:
         raise ValueError("it is of another version")
     about, plan = value["run"], value["plan"]
-    inputs = [(int(position), str(knit_id)) for position, knit_id, _ in value["inputs"]]
+    inputs = [(_number(position, 16), str(knit_id)) for position, knit_id, _ in value["inputs"]]
     run = RebuiltRun(
         run_id=_id(about["run_id"]),
-        generation=int(about["generation"]),
+        generation=_number(about["generation"]),
         plan_id=_id(plan["plan_id"]),
         digest=bytes.fromhex(about["assignment_hash"]).hex(),
-        priority=int(about["priority"]),
+        priority=_number(about["priority"]),
         created=str(about["created_at"]),
         inputs=[(position, _id(knit_id)) for position, knit_id in inputs],
-        outputs=[(int(position), _id(knit_id)) for position, knit_id in value["outputs"]],
+        outputs=[(_number(position, 16), _id(knit_id)) for position, knit_id in value["outputs"]],
     )
     parse_instant(run.created)
     for key in ("identity_hash", "created_at", "inputs", "outputs"):
         plan[key]
     return run, plan, {knit_id: str(volume) for _, knit_id, volume in value["inputs"]}
+
+
+def _number(value: Any, bits: int = 32) -> int:
+    """Reads a number that fits into its column: else nothing could be written at all."""
+    if not -(1 << bits - 1) <= (number := int(value)) < 1 << bits - 1:
+        raise ValueError("it has a number out of range")
+    return number
 
 
 def _id(value: str) -> str:
@@ -168,18 +219,27 @@ def _id(value: str) -> str:
 
 
 async def find_remains(
-    backend: ComputeBackend, client: Client, *, unknown_is_done: bool
+    backend: ComputeBackend,
+    client: Client,
+    held: Callable[[], set[str]],
+    *,
+    unknown_is_done: bool,
 ) -> Remains:
     """Reads all volumes, and asks Temporal how their Runs have ended.
+
+    `held`: reads which volumes the empty database has for uploads to come, or to delete. They come
+    and go meanwhile, so that it is called before volumes are listed, and afterwards.
 
     Raises:
         BackendUnavailable: volumes cannot be listed.
         RPCError: Temporal does not answer.
     """
     remains = Remains()
+    kept = await asyncio.to_thread(held)
     async with aclosing(backend.own_volumes(with_origins=True)) as found:
         async for one in found:
             remains.add(one)
+    remains.leave_out(kept | await asyncio.to_thread(held))
     gate = asyncio.Semaphore(_AT_ONCE)
 
     async def ask(run: RebuiltRun) -> None:
@@ -201,6 +261,7 @@ async def _ask_temporal(client: Client, run: RebuiltRun) -> None:
     try:
         described = await handle.describe()
         if described.status is not WorkflowExecutionStatus.COMPLETED:
+            run.has_not_ended = True
             return
         result = await handle.result()
     except RPCError as error:
@@ -208,11 +269,14 @@ async def _ask_temporal(client: Client, run: RebuiltRun) -> None:
             raise
         return
     except WorkflowFailureError:
+        run.has_not_ended = True
         return
     if result.status in (RunStatus.DONE, RunStatus.FAILED):
         run.status, run.known = RunStatus(result.status), True
         run.exit_code, run.exit_message = result.exit_code, result.exit_message
         run.ended = described.close_time or run.ended
+    else:  # it was superseded
+        run.has_not_ended = True
 
 
 async def _runs_of_temporal(client: Client) -> AsyncIterator[str]:

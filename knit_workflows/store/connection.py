@@ -339,6 +339,11 @@ class _Lost(Exception):  # passed between two functions here, never seen outside
         self.committing = committing
 
 
+def libpq_address(url: str) -> str:
+    """Gives an address as libpq reads it; SQLAlchemy's form of it is taken too."""
+    return url.replace("postgresql+psycopg:", "postgresql:", 1)
+
+
 async def connect(url: str, folder: Path | None = None) -> AsyncConnection[Any]:
     """Opens a connection in autocommit mode, with ids as text.
 
@@ -347,7 +352,7 @@ async def connect(url: str, folder: Path | None = None) -> AsyncConnection[Any]:
     Raises:
         StoreUnavailable: it cannot be opened.
     """
-    url = url.replace("postgresql+psycopg:", "postgresql:", 1)
+    url = libpq_address(url)
     try:
         connection = await AsyncConnection.connect(
             url,

@@ -112,7 +112,7 @@ def test_every_part_is_killed_in_turn_and_each_combination_is_there_once(
     installed: Installation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one = installed
-    plan_id = one.apply("killed", "cp /in/word /out/word; sleep 5")
+    plan_id = one.apply("killed", "cp /in/word /out/word; sleep 20")
     pushes, took = Pushes(one, "killed"), {}
     with pushes.at_work():
         for kill in (every_deployment, every_pod, the_node, the_servers):

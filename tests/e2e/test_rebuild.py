@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.errors import DeadlockDetected
 
 from knit_cli.dev.dev_folder import DevFolder
 from knit_workflows.embedded import EmbeddedPostgres
@@ -19,7 +20,13 @@ def emptied(stack: DevStack) -> None:
     """Drops all tables, and makes them anew, as a new database has them."""
     database = EmbeddedPostgres(DevFolder(stack.state).postgres)
     with psycopg.connect(database.address(), autocommit=True) as connection:
-        connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+        for left in reversed(range(10)):  # the stack is at work with it
+            try:
+                connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+                return
+            except DeadlockDetected:
+                if not left:
+                    raise
 
 
 def by_id(stack: DevStack, path: str, key: str) -> dict[str, Any]:

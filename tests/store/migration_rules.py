@@ -31,12 +31,13 @@ SELECT attrelid AS oid, attnum AS position, attname AS name, attisdropped AS dro
 """
 _INDEXES: Final = """
 SELECT indrelid AS oid, indexrelid::regclass::text AS name, indisunique AS refuses,
-       indkey::int2[]::int[] AS positions
+       indkey::int2[]::int[] AS positions, NULL AS keeps
   FROM pg_index WHERE indrelid = ANY (%s)
 """
 _CONSTRAINTS: Final = """
 SELECT conrelid AS oid, conname AS name, contype IN ('c', 'f', 'x') AS refuses,
-       coalesce(conkey::int[], '{}') AS positions
+       coalesce(conkey::int[], '{}') AS positions,
+       CASE WHEN contype = 'f' AND confdeltype IN ('a', 'r') THEN confrelid END AS keeps
   FROM pg_constraint WHERE conrelid = ANY (%s) AND contype <> 'n'
 """
 _WORK: Final = """
@@ -144,10 +145,16 @@ def _breaks(before: _Schema, after: _Schema) -> Iterator[str]:
         elif not old.dropped:
             yield from _changed(f"{table.name}.{old.name}", old, new)
     for key, one in {**after.constraints, **after.indexes}.items():
-        known = before.constraints.get(key) or before.indexes.get(key)
-        olds = [p for p in one.positions if (one.oid, p) in before.columns]
-        if known is None and one.refuses and olds:
+        if key in before.constraints or key in before.indexes:
+            continue
+        if one.refuses and any((one.oid, p) in before.columns for p in one.positions):
             yield f"{before.tables[one.oid].name} has a new rule, {one.name}"
+        elif one.keeps in before.tables:
+            yield f"{before.tables[one.keeps].name} keeps rows for {one.name}"
+    for key, one in before.indexes.items():
+        # Whoever names its columns in ON CONFLICT needs it.
+        if one.refuses and one.oid in after.tables and key not in after.indexes:
+            yield f"{before.tables[one.oid].name} has no rule {one.name} any more"
 
 
 def _changed(name: str, old: Any, new: Any) -> Iterator[str]:

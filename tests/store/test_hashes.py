@@ -40,6 +40,24 @@ async def test_hashes_are_kept_until_somebody_accepts_others(databases: Database
         assert [one.knit_id for one in known_contents(url, knit_ids=(second,))] == [second]
 
 
+async def test_what_was_tried_waits_for_its_turn_and_is_not_compared(databases: Databases) -> None:
+    async with databases.store() as (store, url):
+        first, second = [await upload(store, "a:1") for _ in range(2)]
+        record_contents(url, [SeenContent(first, None, None)], by="verify", replaces=False)
+        assert [one.knit_id for one in known_contents(url)] == [second, first]
+        assert (by_id(url)[first].sha256, by_id(url)[first].recorded_at) == (None, None)
+        record_contents(url, [SeenContent(second, "b", 1)], by="verify", replaces=False)
+        day = timedelta(days=1)
+        assert [one.knit_id for one in known_contents(url, older_than=day)] == [first]
+        record_contents(url, [SeenContent(first, "a", 1)], by="verify", replaces=False)
+        assert known_contents(url, older_than=day) == []
+        for other in (None, "c"):  # neither is recorded
+            record_contents(url, [SeenContent(second, other, None)], by="verify", replaces=False)
+            assert [one.sha256 for one in known_contents(url)] == ["a", "b"]
+            record_contents(url, [SeenContent(first, other, None)], by="verify", replaces=False)
+            assert [one.sha256 for one in known_contents(url)] == ["b", "a"]
+
+
 async def test_a_hash_goes_with_its_data(databases: Databases) -> None:
     """Also where a program deletes Data that does not know of hashes."""
     async with databases.store() as (store, url):

@@ -51,6 +51,7 @@ async def test_migrating_at_once_and_again_is_fine(databases: Databases) -> None
     url = databases.empty()
     await asyncio.gather(*(migrate(url) for _ in range(3)))
     await migrate(url)
+    await migrate(url.replace("postgresql:", "postgresql+psycopg:", 1))
     with psycopg.connect(url) as connection:
         plans = connection.execute("SELECT name FROM plan ORDER BY name").fetchall()
     assert plans == [("knit#imported",), ("knit#uploaded",)]

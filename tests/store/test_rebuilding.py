@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import uuid
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,7 +19,12 @@ from knit_workflows.inspection.rebuild import lineage_of
 from knit_workflows.inspection.remains import Remains
 from knit_workflows.names import volume
 from knit_workflows.store import PostgresStore
-from knit_workflows.store.snapshot.rebuilding import NotEmpty, look, write_lineage
+from knit_workflows.store.snapshot.rebuilding import (
+    NotEmpty,
+    held_volumes,
+    look,
+    write_lineage,
+)
 from tests.postgres import Databases
 from tests.store.build import admit_all, begin, drain, end, register, spec, tags, upload
 
@@ -69,13 +76,15 @@ async def volumes_of(store: PostgresStore) -> list[FoundVolume]:
     ]
 
 
-def rebuilt(url: str, volumes: list[FoundVolume]) -> None:
+def rebuilt(url: str, volumes: list[FoundVolume]) -> Remains:
     remains = Remains()
     for one in volumes:
         remains.add(one)
+    remains.leave_out(held_volumes(url))
     remains.settle(unknown_is_done=True)
     lineage = lineage_of(remains, remains.uploads())
     write_lineage(url, lineage, by="ann", cause="rebuilt", uploaded=UPLOADED, targets={"n": 1})
+    return remains
 
 
 async def test_what_is_rebuilt_is_what_was(databases: Databases) -> None:
@@ -102,6 +111,85 @@ async def test_a_combination_that_was_executed_is_not_executed_again(databases: 
         await end(other, key)
         await drain(other)
         assert len(await admit_all(other)) == 1, "the new one with the earlier second upload"
+
+
+async def test_a_volume_may_have_been_adopted_twice(databases: Databases) -> None:
+    """Once its Data was purged. The one that was used last has it."""
+    async with databases.store() as (store, _), databases.store() as (_, new):
+        first, second, later = (str(uuid.uuid4()) for _ in range(3))
+        template = (await volumes_of(store))[2]
+        rebuilt(
+            new,
+            [
+                copied(template, [later], "2026-01-02T00:00:00+00:00", used=(second, "/srv/a")),
+                copied(template, [], "2026-01-01T00:00:00+00:00", used=(first, "/srv/a")),
+            ],
+        )
+        with psycopg.connect(new) as connection:
+            kept = connection.execute(
+                "SELECT knit_id::text, owned, purged_at IS NULL FROM data"
+                " WHERE volume = '/srv/a' ORDER BY purged_at NULLS FIRST"
+            ).fetchall()
+        assert kept == [(second, False, True), (first, False, False)]
+
+
+async def test_a_combination_may_have_been_executed_twice(databases: Databases) -> None:
+    """By a database that was restored to a time before. The newest is its Run."""
+    async with databases.store() as (store, _), databases.store() as (_, new):
+        old, again = str(uuid.uuid4()), str(uuid.uuid4())
+        template = (await volumes_of(store))[2]
+        remains = rebuilt(
+            new,
+            [
+                copied(template, [again], "2026-01-02T00:00:00+00:00", digest="ab"),
+                copied(template, [old], "2026-01-01T00:00:00+00:00", digest="ab"),
+            ],
+        )
+        assert remains.missing["Runs of combinations that were executed once more"] == 1
+        with psycopg.connect(new) as connection:
+            query = "SELECT knit_id::text, assignment_hash FROM data JOIN run USING (run_id)"
+            kept = dict(connection.execute(query + " WHERE owned").fetchall())
+        assert kept[again] == b"\xab"
+        assert kept[old] is None, "its Data is kept, without a Run"
+
+
+def copied(
+    one: FoundVolume,
+    made: list[str],
+    created: str,
+    *,
+    used: tuple[str, str] | None = None,
+    digest: str | None = None,
+) -> FoundVolume:
+    """Gives the volume of another Run of the same Plan."""
+    origin = json.loads(one.origin)
+    run_id = str(uuid.uuid4())
+    digest = digest or run_id.replace("-", "")
+    origin["run"] |= {"run_id": run_id, "assignment_hash": digest, "created_at": created}
+    origin["outputs"] = [[origin["outputs"][0][0], knit_id] for knit_id in made]
+    if used is not None:
+        origin["inputs"] = [[origin["inputs"][0][0], *used]]
+    name = volume(made[0] if made else str(uuid.uuid4()))
+    return FoundVolume(name, one.created_at, json.dumps(origin))
+
+
+async def test_volumes_that_wait_for_uploads_are_no_data(databases: Databases) -> None:
+    """A push takes such a volume: a Data of before must not have it too."""
+    waits, doomed, lost = (f"{digit}0000000-0000-4000-8000-000000000000" for digit in range(1, 4))
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    async with databases.store() as (_, new):
+        with psycopg.connect(new) as connection:
+            connection.execute(
+                "INSERT INTO warm_volume VALUES (%s, %s, 'k', 't', 'ready', 'w', now(), now())",
+                (volume(waits), waits),
+            )
+            connection.execute(
+                "INSERT INTO discarded VALUES (%s, %s, now())", (doomed, volume(doomed))
+            )
+        rebuilt(new, [FoundVolume(volume(one), at) for one in (waits, doomed, lost)])
+        with psycopg.connect(new) as connection:
+            kept = connection.execute("SELECT knit_id::text, volume FROM data").fetchall()
+        assert kept == [(lost, volume(lost))]
 
 
 async def test_an_origin_that_is_too_long_is_left_out(databases: Databases) -> None:

@@ -1,7 +1,7 @@
 """Compares what is in volumes with what it was when it was first read, or with a backup's set.
 
 Nothing is locked, and no transaction is open, while volumes are read. What was compared is recorded
-as it goes; whoever is killed, the next call begins with what was not compared for longest.
+as it goes; whoever is killed, the next call begins with what was not tried for longest.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class ContentCheck:
             looked_at += 1
             self._look(frame)
             late = time.monotonic() - last > _RECORD_SECONDS
-            if late or len(self._seen) + len(self._suspects) >= _RECORD_VOLUMES:
+            if late or len(self._seen) >= _RECORD_VOLUMES:
                 yield from self._recorded()
                 last = time.monotonic()
         yield from self._recorded()
@@ -143,6 +143,7 @@ class ContentCheck:
         """Compares a volume; what seems wrong is a suspect until it is known to be still there."""
         if "failed" in frame:
             one = self._due[frame["failed"]]
+            self._seen.append(SeenContent(one.knit_id, None, None))
             if one.must_be_there or not frame["absent"]:
                 message = f"its volume {one.volume} cannot be read: {frame['why']}"
                 self._suspects.append(Change(one.knit_id, message, _unreadable_cure(one)))
@@ -150,43 +151,46 @@ class ContentCheck:
         one = self._due[frame["hashed"]]
         self.watcher.moved(frame["size"])
         seen = SeenContent(one.knit_id, frame["sha256"], frame["size"])
-        if problem := self._difference(one, seen, frame):
+        if problem := self._difference(one, frame):
             self._suspects.append(Change(one.knit_id, problem, _changed_cure(one)))
-        else:
-            self._seen.append(seen)
+            seen = SeenContent(one.knit_id, None, None)
+        self._seen.append(seen)
 
-    def _difference(
-        self, one: KnownContent, seen: SeenContent, frame: dict[str, Any]
-    ) -> str | None:
+    def _difference(self, one: KnownContent, frame: dict[str, Any]) -> str | None:
+        sha256, size = frame["sha256"], frame["size"]
         if self.in_set is not None and self.in_set.has(one.knit_id):
             self.counted["contents compared with the set"] = (
                 self.counted.get("contents compared with the set", 0) + 1
             )
             pieces = [Piece(*piece) for piece in frame["pieces"]]
-            if not self.in_set.is_equal(one.knit_id, pieces, seen.sha256):
+            if not self.in_set.is_equal(one.knit_id, pieces, sha256):
                 return f"its content is not that of the set {self.in_set.set_id}"
         if one.sha256 is None:
             self.counted["contents recorded"] += 1
         elif self.choice.accepted_by is None:
             self.counted["contents compared"] += 1
-            if one.sha256 != seen.sha256:
+            if one.sha256 != sha256:
                 return (
                     f"its content has changed since {one.recorded_at}: files of "
-                    f"{one.sha256[:12]}… are now of {seen.sha256[:12]}…, {seen.size:,} bytes"
+                    f"{one.sha256[:12]}… are now of {sha256[:12]}…, {size:,} bytes"
                 )
         return None
 
     def _recorded(self) -> Iterator[Change]:
-        """Records what was the same, and gives what was not of Data that nobody has deleted."""
+        """Gives what has changed of Data that nobody has deleted, and records what was read.
+
+        In this order: whoever is cut in between is told again. What has changed is recorded as
+        tried, else each turn would begin with it, and never get to others.
+        """
         accepted_by = self.choice.accepted_by
+        if self._suspects:
+            there = self.source.still_there([one.knit_id for one in self._suspects])
+            yield from (one for one in self._suspects if one.knit_id in there)
         if self._seen:
             self.source.record_contents(
                 self._seen, by=accepted_by or BY_VERIFY, replaces=accepted_by is not None
             )
-        if self._suspects:
-            there = self.source.still_there([one.knit_id for one in self._suspects])
-            yield from (one for one in self._suspects if one.knit_id in there)
-        self.watcher.finished(len(self._seen) + len(self._suspects))
+        self.watcher.finished(len(self._seen))
         self._seen, self._suspects = [], []
 
 

@@ -71,13 +71,18 @@ class Volumes:
         return [one for one, claim in zip(volumes, claims, strict=True) if _is_missing(claim)]
 
     async def found(self, *, with_origins: bool) -> AsyncGenerator[FoundVolume, None]:
-        """Yields the claims that have the label and a name of knit's own."""
+        """Yields the claims that have the label and a name of knit's own.
+
+        With origins those are left out that are being deleted: their content will be gone.
+        """
         async with aclosing(
             self._server.pages(_CLAIM, {"labelSelector": names.LABEL_KNIT_ID})
         ) as pages:
             async for page in pages:
                 for claim in page:
                     about = claim["metadata"]
+                    if with_origins and being_deleted(claim):
+                        continue
                     if names.is_own_volume(about["name"]):
                         noted = (about.get("annotations") or {}) if with_origins else {}
                         origin = noted.get(names.ANNOTATION_ORIGIN, "")

@@ -35,17 +35,20 @@ class KnownContent:
 
 @dataclass(frozen=True, slots=True)
 class SeenContent:
-    """What the files of a Data were found to be; `size`: bytes of their archive."""
+    """What the files of a Data were found to be; `size`: bytes of their archive.
+
+    Both are None if it was tried only: it cannot be read, or is not what it was.
+    """
 
     knit_id: str
-    sha256: str
-    size: int
+    sha256: str | None
+    size: int | None
 
 
 def known_contents(
     url: str, *, knit_ids: Sequence[str] | None = None, older_than: timedelta = timedelta(0)
 ) -> list[KnownContent]:
-    """Gives all Data (or these) that were not compared for so long, the longest first.
+    """Gives all Data (or these) that were not compared for so long, first what was not tried.
 
     Raises:
         StoreUnavailable: the database does not answer.
@@ -70,7 +73,7 @@ def _known(row: Any) -> KnownContent:
 
 
 def record_contents(url: str, seen: Sequence[SeenContent], *, by: str, replaces: bool) -> None:
-    """Records what was read: of new Data, and that others are still the same.
+    """Records what was read: of new Data, and that others are still the same, or were tried.
 
     `replaces`: what is recorded with another hash is replaced; else it stays as it is. Data that do
     not exist any more are left out. A second call only changes the instant.
@@ -85,5 +88,6 @@ def record_contents(url: str, seen: Sequence[SeenContent], *, by: str, replaces:
         "by": by,
         "replaces": replaces,
     }
-    with connected(url) as connection:
-        connection.execute(_SQL["record"].encode(), params)
+    with connected(url) as connection, connection.transaction():
+        for statement in ("try", "record"):
+            connection.execute(_SQL[statement].encode(), params)

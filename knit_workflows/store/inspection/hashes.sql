@@ -1,6 +1,6 @@
 -- name: known
 
--- Final Data whose content is kept, those first that were never compared or not for longest.
+-- Final Data whose content is kept, those first that were never tried or not for longest.
 SELECT d.knit_id::text, d.volume, d.owned, r.status = 'done' AS must_be_there,
        d.run_id::text, c.sha256, c.recorded_at
   FROM data d
@@ -10,26 +10,31 @@ SELECT d.knit_id::text, d.volume, d.owned, r.status = 'done' AS must_be_there,
    AND d.purged_at IS NULL
    AND (%(knit_ids)s::uuid[] IS NULL OR d.knit_id = ANY (%(knit_ids)s::uuid[]))
    AND (c.checked_at IS NULL OR c.checked_at <= clock_timestamp() - %(older_than)s)
- ORDER BY c.checked_at NULLS FIRST, d.timestamp, d.knit_id
+ ORDER BY c.tried_at NULLS FIRST, d.timestamp, d.knit_id
+
+-- name: try
+
+-- Data that were deleted meanwhile are left out: their rows are locked until this is committed.
+INSERT INTO content_hash (knit_id, tried_at)
+SELECT d.knit_id, now.at
+  FROM data d,
+       (SELECT date_trunc('milliseconds', clock_timestamp()) AS at) now
+ WHERE d.knit_id = ANY (%(knit_ids)s::uuid[])
+ ORDER BY d.knit_id
+   FOR KEY SHARE OF d
+    ON CONFLICT (knit_id) DO UPDATE SET tried_at = excluded.tried_at
 
 -- name: record
 
--- Data that were deleted meanwhile are left out: their rows are locked until this is committed.
 -- What is recorded is replaced only by whoever accepts what is there now.
-INSERT INTO content_hash AS c (knit_id, sha256, size, recorded_at, recorded_by, checked_at)
-SELECT d.knit_id, seen.sha256, seen.size, now.at, %(by)s, now.at
+UPDATE content_hash c
+   SET sha256 = seen.sha256,
+       size = seen.size,
+       checked_at = c.tried_at,
+       recorded_at = CASE WHEN c.sha256 = seen.sha256 THEN c.recorded_at ELSE c.tried_at END,
+       recorded_by = CASE WHEN c.sha256 = seen.sha256 THEN c.recorded_by ELSE %(by)s END
   FROM unnest(%(knit_ids)s::uuid[], %(sha256)s::text[], %(sizes)s::bigint[])
        AS seen (knit_id, sha256, size)
-  JOIN data d USING (knit_id),
-       (SELECT date_trunc('milliseconds', clock_timestamp()) AS at) now
- ORDER BY d.knit_id
-   FOR KEY SHARE OF d
-    ON CONFLICT (knit_id) DO UPDATE
-   SET sha256 = excluded.sha256,
-       size = excluded.size,
-       checked_at = excluded.checked_at,
-       recorded_at = CASE WHEN c.sha256 = excluded.sha256 THEN c.recorded_at
-                          ELSE excluded.recorded_at END,
-       recorded_by = CASE WHEN c.sha256 = excluded.sha256 THEN c.recorded_by
-                          ELSE excluded.recorded_by END
- WHERE c.sha256 = excluded.sha256 OR %(replaces)s
+ WHERE c.knit_id = seen.knit_id
+   AND seen.sha256 IS NOT NULL
+   AND (c.sha256 IS NULL OR c.sha256 = seen.sha256 OR %(replaces)s)

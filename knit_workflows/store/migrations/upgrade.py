@@ -23,6 +23,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
 from knit_workflows.domain.errors import StoreUnavailable
+from knit_workflows.store.connection import libpq_address
 from knit_workflows.store.migrations import SERVES
 from knit_workflows.store.migrations.grants import grant
 
@@ -69,8 +70,9 @@ def upgrade(
     config = Config()
     config.set_main_option("script_location", str(folder).replace("%", "%%"))
     # By libpq's own reading of the address: it may name several hosts.
+    address = libpq_address(url)
     engine = create_engine(
-        "postgresql+psycopg://", creator=lambda: psycopg.connect(url), poolclass=NullPool
+        "postgresql+psycopg://", creator=lambda: psycopg.connect(address), poolclass=NullPool
     )
     try:
         with _one_at_a_time, engine.connect() as connection:

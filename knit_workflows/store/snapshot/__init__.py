@@ -12,7 +12,7 @@ from typing import Any, Final
 import psycopg
 
 from knit_workflows.domain.errors import StoreUnavailable
-from knit_workflows.store.connection import unavailable
+from knit_workflows.store.connection import libpq_address, unavailable
 from knit_workflows.store.tables import metadata
 
 LEFT_OUT: Final = frozenset(
@@ -36,9 +36,8 @@ def connected(url: str) -> Iterator[psycopg.Connection[Any]]:
     Raises:
         StoreUnavailable: the database does not answer, or refuses what is done inside.
     """
-    url = url.replace("postgresql+psycopg:", "postgresql:", 1)
     try:
-        with psycopg.connect(url, autocommit=True, connect_timeout=30) as connection:
+        with psycopg.connect(libpq_address(url), autocommit=True, connect_timeout=30) as connection:
             yield connection
     except psycopg.errors.InsufficientPrivilege as cause:
         raise StoreUnavailable(

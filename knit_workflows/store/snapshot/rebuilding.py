@@ -52,6 +52,16 @@ def look(url: str) -> tuple[dict[str, int], dict[str, Any] | None]:
         return _found(connection), _rebuilt(connection)
 
 
+def held_volumes(url: str) -> set[str]:
+    """Gives the volumes that wait for uploads, and those that are about to be deleted.
+
+    Raises:
+        StoreUnavailable: the database does not answer.
+    """
+    with connected(url) as connection:
+        return {row[0] for row in connection.execute(_SQL["held"].encode())}
+
+
 def write_lineage(
     url: str, lineage: Lineage, *, by: str, cause: str, uploaded: str, targets: dict[str, Any]
 ) -> None:

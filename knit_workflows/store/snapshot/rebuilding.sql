@@ -8,6 +8,13 @@ SELECT (SELECT count(*) FROM data) AS "Data",
 
 SELECT targets FROM audit WHERE method = 'REBUILD' ORDER BY entry_id DESC LIMIT 1
 
+-- name: held
+
+-- Volumes of no Data: of uploads to come, which become theirs, and those that are about to be deleted.
+SELECT volume FROM warm_volume
+ UNION ALL
+SELECT volume FROM discarded
+
 -- name: tags
 
 INSERT INTO tag (digest, key, value)

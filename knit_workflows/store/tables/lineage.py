@@ -259,7 +259,9 @@ class DataTag(columns.Table, table=True):
 class ContentHash(columns.Table, table=True):
     """What the files of a Data were when they were first read: `backup.content.hashing`.
 
-    `checked_at`: when they were last found to be the same. `size`: bytes of the archive then.
+    `tried_at`: when they were last read, whatever came of it. `checked_at`: when they were last
+    found to be the same. `size`: bytes of the archive then. All but `tried_at` are NULL as long as
+    they could not be read.
     """
 
     __tablename__ = "content_hash"
@@ -269,11 +271,12 @@ class ContentHash(columns.Table, table=True):
             Uuid(as_uuid=False), ForeignKey("data.knit_id", ondelete="CASCADE"), primary_key=True
         )
     )
-    sha256: str = columns.text()
-    size: int = Field(sa_column=Column(BigInteger, nullable=False))
-    recorded_at: datetime = columns.instant()
-    recorded_by: str = columns.text()
-    checked_at: datetime = columns.instant()
+    tried_at: datetime = columns.instant()
+    sha256: str | None = columns.text(nullable=True)
+    size: int | None = Field(sa_column=Column(BigInteger, nullable=True))
+    recorded_at: datetime | None = columns.instant(nullable=True)
+    recorded_by: str | None = columns.text(nullable=True)
+    checked_at: datetime | None = columns.instant(nullable=True)
 
 
 class RunInput(columns.Table, table=True):

@@ -88,6 +88,8 @@ class Contents(Knit):
 
     known: dict[str, str] = field(default_factory=dict)
     recorded: list[tuple[str, str]] = field(default_factory=list)
+    tried: list[str] = field(default_factory=list)
+    at_once: int | None = None
 
     def known_contents(
         self, knit_ids: Sequence[str] | None, older_than: float
@@ -97,17 +99,24 @@ class Contents(Knit):
                 one, f"run-{one}", f"data-knitid-{one}", True, not one.startswith("failed"),
                 self.known.get(one), "then" if one in self.known else None,
             )
-            for one in [*self.archives, *self.without_volume]
+            for one in sorted([*self.archives, *self.without_volume], key=self._last_try)
             if knit_ids is None or one in knit_ids
         ]  # fmt: skip
+
+    def _last_try(self, knit_id: str) -> int:
+        return max((at for at, one in enumerate(self.tried) if one == knit_id), default=-1)
 
     def hash_volumes(
         self, wanted: Sequence[Wanted], *, with_pieces: bool, seconds: float | None
     ) -> Iterator[dict[str, Any]]:
+        wanted = wanted[: self.at_once]
         return hash_volumes(self, wanted, with_pieces=with_pieces, seconds=seconds)  # type: ignore[arg-type]
 
     def record_contents(self, seen: Sequence[SeenContent], *, by: str, replaces: bool) -> None:
         for one in seen:
+            self.tried.append(one.knit_id)
+            if one.sha256 is None:
+                continue
             assert replaces or self.known.get(one.knit_id, one.sha256) == one.sha256
             self.known[one.knit_id] = one.sha256
             self.recorded.append((one.knit_id, by))
@@ -152,6 +161,15 @@ def test_what_cannot_be_read_is_told_unless_nobody_needs_it(knit: Contents):
         ("lost", "its volume data-knitid-lost cannot be read"),
     ]
     assert set(knit.known) == {"a", "b", "c"}
+
+
+def test_what_cannot_be_read_keeps_no_turn_from_what_can(knit: Contents):
+    knit.archives = {"cut": knit.archives["a"][:700], **knit.archives}
+    knit.without_volume = frozenset({"failed-run"})
+    knit.at_once = 1
+    told = [one.knit_id for _ in range(6) for one in run(knit)[0]]
+    assert set(knit.known) == {"a", "b", "c"}
+    assert told == ["cut", "cut"], "it is told in each round"
 
 
 def test_a_data_that_is_not_there_is_told(knit: Contents):

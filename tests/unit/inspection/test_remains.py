@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -19,12 +19,16 @@ PLAN, RUN, NEXT, UPLOAD, MADE, LATER, LOG = (
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def origin(run_id: str, used: str, made: list[str], generation: int = 1, **more: Any) -> str:
+def origin(
+    run_id: str, used: str, made: list[str], generation: int = 1, *, hashed: str = "",
+    at: str = "2026-01-01T00:00:00+00:00", **more: Any,
+) -> str:  # fmt: skip
     value = {
         "version": 1,
         "run": {
             "run_id": run_id, "generation": generation, "priority": 0,
-            "assignment_hash": "ab", "created_at": "2026-01-01T00:00:00+00:00",
+            "assignment_hash": hashed or run_id.replace("-", ""),
+            "created_at": at,
         },
         "inputs": [[0, used, f"data-knitid-{used}"]],
         "outputs": [[number, one] for number, one in enumerate(made, 1)],
@@ -87,6 +91,10 @@ def test_an_earlier_generation_is_left_out_whichever_comes_first():
         origin(RUN, "no id", [MADE]),
         origin(RUN, UPLOAD, [MADE], version=2),
         origin(RUN, UPLOAD, [MADE], inputs=7),
+        origin(RUN, UPLOAD, [MADE], 1 << 31),
+        origin(RUN, UPLOAD, [MADE], outputs=[[1 << 15, MADE]]),
+        origin(RUN, UPLOAD, [MADE], inputs=[[float("inf"), UPLOAD, "v"]]),
+        "[" * 200_000,
     ],
 )
 def test_an_origin_that_cannot_be_read_is_counted_and_its_data_kept(broken: str):
@@ -109,6 +117,23 @@ def test_a_plan_that_was_registered_twice_is_the_newer_one():
     assert list(remains.runs) == [RUN]
     assert remains.missing["Runs of Plans that were registered once more"] == 1
     assert LATER in remains.uploads()
+
+
+def test_a_plan_is_as_its_newest_run_saw_it_whichever_comes_first():
+    plan = {
+        "plan_id": PLAN, "inputs": [], "outputs": [], "identity_hash": "h",
+        "created_at": "2026-01-01",
+    }  # fmt: skip
+    old, new = (
+        FoundVolume(
+            f"data-knitid-{made}",
+            AT + timedelta(days=priority),
+            origin(run_id, UPLOAD, [made], plan=plan | {"priority": priority}),
+        )
+        for priority, (run_id, made) in enumerate([(RUN, MADE), (NEXT, LATER)])
+    )
+    for volumes in ([old, new], [new, old]):
+        assert found(*volumes).plans[PLAN]["priority"] == 1
 
 
 def test_rows_say_what_is_gone_and_whose_a_volume_is():

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from knit_workflows import names
 from knit_workflows.compute.base import Endpoint, Observation, Phase, RunPod, Transfer, TransferMode
 from knit_workflows.compute.kubernetes import KubernetesBackend
 from knit_workflows.compute.kubernetes.specs import manifests
@@ -272,6 +273,16 @@ class TestVolumes:
         claim["metadata"]["deletionTimestamp"] = "2026-01-02T03:04:05Z"
         with pytest.raises(BackendUnavailable, match="being deleted"):
             await backend.create_volume(VOLUME)
+
+    async def test_a_claim_on_its_way_out_tells_no_origin(self, api, backend):
+        knit_id = "10000000-0000-4000-8000-000000000000"
+        going = Volume(names.volume(knit_id), knit_id, origin="{}")
+        await backend.create_volume(going)
+        assert [one.name async for one in backend.own_volumes(with_origins=True)] == [going.name]
+        claim = api.objects["persistentvolumeclaims", going.name]
+        claim["metadata"]["deletionTimestamp"] = "2026-01-02T03:04:05Z"
+        assert [one async for one in backend.own_volumes(with_origins=True)] == []
+        assert [one.name async for one in backend.own_volumes()] == [going.name]
 
     async def test_a_claim_that_cannot_be_read_any_more_is_missing(self, api, backend):
         """Kept only for the pod that mounts it, or without the volume that was bound to it."""
