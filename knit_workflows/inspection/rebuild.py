@@ -41,6 +41,8 @@ NOT_KEPT: Final = (
     "annotations of Plans, and whether they were active: they are inactive now",
     "histories of Runs, what their pods got, and the Runs of uploads",
     "Data that were purged or deleted, unless a Run has used them",
+    "ids of uploads into claims that waited for them, unless a Run has used them: they get the "
+    "claim's",
     "Runs that wait, were deleted, or have neither outputs nor a log",
     "tokens, and the audit log",
 )

@@ -115,12 +115,13 @@ class VolumeChecks:
             else:
                 await self._backend.adoptable(one.volume)
         except VolumeRefused as refused:
+            again = f"retry its Run {one.run_id}" if one.was_made else "push it again"
             return Finding(
                 "data",
                 f"Data {one.knit_id}",
                 f"its volume {one.volume} cannot be had: {refused.reason}",
-                "restore the volume from a backup under this name; or retry its Run "
-                f"{one.run_id}; or keep the lineage alone: knit data purge {one.knit_id}",
+                f"restore the volume from a backup under this name; or {again}; or keep the "
+                f"lineage alone: knit data purge {one.knit_id}",
             )
         return None
 

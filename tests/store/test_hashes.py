@@ -13,7 +13,7 @@ from knit_workflows.store.inspection.hashes import (
     record_contents,
 )
 from tests.postgres import Databases
-from tests.store.build import upload
+from tests.store.build import admit_all, drain, register, spec, upload
 
 
 def by_id(url: str) -> dict[str, KnownContent]:
@@ -56,6 +56,22 @@ async def test_what_was_tried_waits_for_its_turn_and_is_not_compared(databases: 
             assert [one.sha256 for one in known_contents(url)] == ["a", "b"]
             record_contents(url, [SeenContent(first, other, None)], by="verify", replaces=False)
             assert [one.sha256 for one in known_contents(url)] == ["b", "a"]
+
+
+async def test_what_runs_have_made_is_told_apart_from_what_was_pushed(databases: Databases) -> None:
+    async with databases.store() as (store, url):
+        await register(store, spec({"/in": "a:1"}, {"/out": "b:1"}))
+        pushed = await upload(store, "a:1")
+        await drain(store)
+        [key] = await admit_all(store)
+        made = (await store.execution.spec(key)).outputs[0].volume.knit_id
+        with psycopg.connect(url) as connection:
+            connection.execute("UPDATE run SET status = 'done'")
+        expected = {pushed: False, made: True}
+        assert {one.knit_id: one.was_made for one in known_contents(url)} == expected
+        before = await store.agreement.now() + timedelta(days=1)
+        kept = await store.agreement.kept_data(before=before, after=None, limit=9)
+        assert {one.knit_id: one.was_made for one in kept} == expected
 
 
 async def test_a_hash_goes_with_its_data(databases: Databases) -> None:

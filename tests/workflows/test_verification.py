@@ -113,12 +113,13 @@ async def test_volumes_pods_and_edges_that_disagree(postgres: EmbeddedPostgres) 
     backend = MemoryBackend()
     async with knit_environment(postgres=postgres, backend=backend, engine=LEFT_ALONE) as knit:
         plan = await knit.apply(TRAIN)
-        await knit.push({"type": "dataset"})
+        pushed = str(await knit.push({"type": "dataset"}))
         [run] = await knit.runs_of(plan.summary.plan_id, 1)
         run_id, made = run.summary.run_id, run.outputs[0].knit_id
         stray = names.volume(str(uuid.uuid4()))
         await backend.create_volume(Volume(stray, "stray"))
-        await backend.delete_volume(Volume(names.volume(str(made)), str(made)))
+        for one in (str(made), pushed):
+            await backend.delete_volume(Volume(names.volume(one), one))
         over = names.run_pod(run_id, 1)
         foreign = names.run_pod(str(uuid.uuid4()), 1)
         for name in (over, foreign):
@@ -139,12 +140,16 @@ async def test_volumes_pods_and_edges_that_disagree(postgres: EmbeddedPostgres) 
                 ("edges", f"Run {run_id}"),  # its input
                 ("edges", f"Run {run_id}"),  # its log
                 ("data", f"Data {made}"),
+                ("data", f"Data {pushed}"),
                 ("volumes", stray),
                 ("volumes", names.volume(str(run.log.knit_id))),  # type: ignore[union-attr]
                 ("pods", over),
                 ("pods", foreign),
             ]
         )
+        cures = {one.subject: one.cure for one in first}
+        assert f"retry its Run {run_id}" in cures[f"Data {made}"]
+        assert "push it again" in cures[f"Data {pushed}"], "its Run cannot be retried"
         assert [one.subject for one in first if one.repair] == [over]
         assert await mended(knit, first) == [("the reconciliation has had a turn", "")]
         assert sorted(one.subject for one in await found(knit)) == sorted(

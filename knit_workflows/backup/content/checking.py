@@ -197,7 +197,7 @@ class ContentCheck:
 def _changed_cure(one: KnownContent) -> str:
     return (
         f"find who writes to the volume {one.volume}; bring it back from a backup that was "
-        f"restored elsewhere, or retry the Run {one.run_id}; if what is there now is right: "
+        f"restored elsewhere, or {_again(one)}; if what is there now is right: "
         f"repeat the command with --data {one.knit_id} --accept"
     )
 
@@ -205,6 +205,10 @@ def _changed_cure(one: KnownContent) -> str:
 def _unreadable_cure(one: KnownContent) -> str:
     return (
         "see that its storage is up, then verify again; if it is lost: bring it back from a backup "
-        f"that was restored elsewhere, or retry the Run {one.run_id}, or keep the lineage alone: "
+        f"that was restored elsewhere, or {_again(one)}, or keep the lineage alone: "
         f"knit data purge {one.knit_id}"
     )
+
+
+def _again(one: KnownContent) -> str:
+    return f"retry the Run {one.run_id}" if one.was_made else "push it again"

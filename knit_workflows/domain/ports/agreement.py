@@ -33,12 +33,16 @@ class LostOutput:
 
 @dataclass(frozen=True, slots=True)
 class KeptData:
-    """A Data whose content is kept; `owned`: in a volume of knit's."""
+    """A Data whose content is kept; `owned`: in a volume of knit's.
+
+    `was_made`: by a Run of a Plan, and not pushed, imported or adopted.
+    """
 
     knit_id: KnitId
     run_id: RunId
     volume: str
     owned: bool
+    was_made: bool
 
 
 class AgreementStore(Protocol):

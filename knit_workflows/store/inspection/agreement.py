@@ -45,7 +45,9 @@ class PostgresAgreementStore:
         """See the port."""
         params = {"before": before, "after": after, "limit": limit}
         rows = await self._db.rows(_SQL["kept_data"], params)
-        return [KeptData(row.knit_id, row.run_id, row.volume, row.owned) for row in rows]
+        return [
+            KeptData(row.knit_id, row.run_id, row.volume, row.owned, row.was_made) for row in rows
+        ]
 
     async def known_volumes(self, volumes: Sequence[str]) -> frozenset[str]:
         """See the port."""

@@ -32,9 +32,10 @@ SELECT r.run_id, CASE WHEN o.is_log THEN '' ELSE o.path END AS path
 -- name: kept_data
 
 -- Data whose content is kept, by id.
-SELECT d.knit_id, d.run_id, d.volume, d.owned
+SELECT d.knit_id, d.run_id, d.volume, d.owned, p.name IS NULL AS was_made
   FROM data d
   JOIN run r USING (run_id)
+  JOIN plan p USING (plan_id)
  WHERE r.status = 'done'
    AND r.updated_at < %(before)s
    AND d.purged_at IS NULL

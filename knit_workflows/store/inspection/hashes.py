@@ -20,8 +20,9 @@ _SQL: Final = named_sql.beside(__file__)
 class KnownContent:
     """A final Data, its volume, and the hash of its files when they were first read.
 
-    `must_be_there`: its Run is done, a failed one need not have left it. `sha256` and `recorded_at`
-    are None if it was never read.
+    `must_be_there`: its Run is done, a failed one need not have left it. `was_made`: by a Run of a
+    Plan, and not pushed, imported or adopted. `sha256` and `recorded_at` are None if it was never
+    read.
     """
 
     knit_id: str
@@ -29,6 +30,7 @@ class KnownContent:
     volume: str
     owned: bool
     must_be_there: bool
+    was_made: bool
     sha256: str | None
     recorded_at: str | None
 
@@ -67,6 +69,7 @@ def _known(row: Any) -> KnownContent:
         row.volume,
         row.owned,
         row.must_be_there,
+        row.was_made,
         row.sha256,
         recorded_at,
     )

@@ -2,9 +2,10 @@
 
 -- Final Data whose content is kept, those first that were never tried or not for longest.
 SELECT d.knit_id::text, d.volume, d.owned, r.status = 'done' AS must_be_there,
-       d.run_id::text, c.sha256, c.recorded_at
+       d.run_id::text, p.name IS NULL AS was_made, c.sha256, c.recorded_at
   FROM data d
   JOIN run r USING (run_id)
+  JOIN plan p USING (plan_id)
   LEFT JOIN content_hash c USING (knit_id)
  WHERE r.status IN ('done', 'failed')
    AND d.purged_at IS NULL

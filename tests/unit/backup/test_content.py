@@ -97,7 +97,8 @@ class Contents(Knit):
         return [
             KnownContent(
                 one, f"run-{one}", f"data-knitid-{one}", True, not one.startswith("failed"),
-                self.known.get(one), "then" if one in self.known else None,
+                not one.startswith("pushed"), self.known.get(one),
+                "then" if one in self.known else None,
             )
             for one in sorted([*self.archives, *self.without_volume], key=self._last_try)
             if knit_ids is None or one in knit_ids
@@ -161,6 +162,21 @@ def test_what_cannot_be_read_is_told_unless_nobody_needs_it(knit: Contents):
         ("lost", "its volume data-knitid-lost cannot be read"),
     ]
     assert set(knit.known) == {"a", "b", "c"}
+
+
+def test_only_what_a_run_has_made_is_made_again_by_it(knit: Contents, folder: Path):
+    """What was pushed or adopted has no Run that could be retried."""
+    knit.without_volume = frozenset({"lost", "pushed-lost"})
+    knit.archives = {"a": knit.archives["a"], "pushed": knit.archives["a"]}
+    cures = {one.knit_id: one.cure for one in run(knit)[0]}
+    (folder / "deep" / "file").write_bytes(b"changed")
+    knit.archives = dict.fromkeys(knit.archives, packed(folder))
+    cures |= {one.knit_id: one.cure for one in run(knit)[0]}
+    for knit_id in ("lost", "a"):
+        assert f"retry the Run run-{knit_id}" in cures[knit_id]
+    for knit_id in ("pushed-lost", "pushed"):
+        assert "push it again" in cures[knit_id]
+        assert "retry" not in cures[knit_id]
 
 
 def test_what_cannot_be_read_keeps_no_turn_from_what_can(knit: Contents):
