@@ -21,7 +21,7 @@ from typing import Any, Final
 from knit_workflows.backup.destinations import open_destination
 from knit_workflows.backup.direct import DirectInstallation
 from knit_workflows.backup.folders import FolderVolumes
-from knit_workflows.backup.pods import TRANSFER_ID, PodVolumes
+from knit_workflows.backup.pods import TRANSFER_ID, PodVolumes, served_by_pods
 from knit_workflows.backup.problems import BackupProblem
 from knit_workflows.backup.taking import take_backup
 from knit_workflows.settings import Settings, SettingsRefused, read_settings
@@ -58,9 +58,8 @@ def _installation(settings: Settings) -> Iterator[DirectInstallation]:
     # Here, since it takes longer to load than all else.
     from knit_workflows.worker import backend_from
 
-    volumes = PodVolumes(
-        backend_from(settings.compute), transfer_id=f"{TRANSFER_ID}{secrets.token_hex(2)}"
-    )
+    backend = backend_from(served_by_pods(settings.compute))
+    volumes = PodVolumes(backend, transfer_id=f"{TRANSFER_ID}{secrets.token_hex(2)}")
     with volumes.at_work():
         yield DirectInstallation(url, volumes, shown=kind)
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
@@ -20,6 +21,7 @@ from knit_workflows.activities.backups import COMMAND, ProcessBackupActivities
 from knit_workflows.backup.scheduled import take as take_program
 from knit_workflows.contracts.backups import BackupTaken, TakeBackup
 from knit_workflows.metrics.instruments import BACKUP_PERIOD, BACKUP_SUCCESS
+from knit_workflows.settings import ComputeSettings, KubernetesSettings, Settings, StoreSettings
 from knit_workflows.temporal.backup_schedule import FoundSchedule, instant_of
 from knit_workflows.upkeep.backups import measure
 from tests.unit.backup.memory import Knit
@@ -91,6 +93,26 @@ def test_why_there_is_no_set_is_said(printed: str, said: str):
     with pytest.raises(ApplicationError, match=said) as failed:
         take(printing(printed))
     assert not failed.value.non_retryable
+
+
+def test_it_needs_no_mounts_of_other_workers(monkeypatch: pytest.MonkeyPatch):
+    class Asked(Exception):
+        pass
+
+    def backend_from(compute: ComputeSettings) -> None:
+        cluster = compute.kubernetes
+        raise Asked(compute.kind, cluster.volume_folders, cluster.transfer_port)
+
+    cluster = KubernetesSettings(transfer_port=2000, volume_folders="/mnt/{pv}")
+    store = StoreSettings(url=SecretStr("postgresql:///never-opened"))
+    compute = ComputeSettings(kind="kubernetes", kubernetes=cluster)
+    monkeypatch.setattr("knit_workflows.worker.backend_from", backend_from)
+    with (
+        pytest.raises(Asked) as asked,
+        take_program._installation(Settings(store=store, compute=compute)),
+    ):
+        pass
+    assert asked.value.args == ("kubernetes", None, 2000)
 
 
 def test_a_cancelled_backup_leaves_no_process_behind(capfd: pytest.CaptureFixture[str]):
