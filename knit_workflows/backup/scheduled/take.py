@@ -2,7 +2,8 @@
 
 A worker with the role `backup` starts it, with its own environment: database and volumes are those
 of the settings. It prints one JSON object: the set, or `problem`. When its stdin ends it does, too:
-a worker that is killed leaves nobody behind who holds the destination.
+a worker that is killed leaves nobody behind who holds the destination. After SIGTERM it gives back
+what it holds, pods and the lock, and ends.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import json
 import os
 import secrets
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -28,6 +30,7 @@ from knit_workflows.settings import Settings, SettingsRefused, read_settings
 
 _NICENESS: Final = 10
 """People and Runs go first."""
+_TERMINATED: Final = 128 + signal.SIGTERM
 
 
 class Unwatched:
@@ -90,6 +93,11 @@ def _ends_with_its_worker() -> None:
     os._exit(1)
 
 
+def _ends_in_order(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # giving back is not cut by another one
+    raise SystemExit(_TERMINATED)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Takes one."""
     parser = argparse.ArgumentParser(prog="python -m knit_workflows.backup.scheduled.take")
@@ -98,7 +106,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     threading.Thread(target=_ends_with_its_worker, daemon=True).start()
     os.nice(_NICENESS)
-    found = _take(options.destination, options.keep)
+    signal.signal(signal.SIGTERM, _ends_in_order)
+    try:
+        found = _take(options.destination, options.keep)
+    except SystemExit as ending:
+        os._exit(_TERMINATED if ending.code == _TERMINATED else 1)
     sys.stdout.write(f"{json.dumps(found)}\n")
     sys.stdout.flush()
     # At once: a thread waits for stdin, and those of a library may crash the interpreter's end.

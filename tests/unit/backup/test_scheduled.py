@@ -134,6 +134,53 @@ def test_a_cancelled_backup_leaves_no_process_behind(capfd: pytest.CaptureFixtur
     asyncio.run(cancelled())
 
 
+def cancelled(script: str, capfd: pytest.CaptureFixture[str]) -> str:
+    """Gives what a process says that is cancelled once it has said that it has begun."""
+    activities = ProcessBackupActivities((sys.executable, "-c", script))
+
+    async def run() -> str:
+        request = TakeBackup(destination="/kept")
+        taking = asyncio.ensure_future(ActivityEnvironment().run(activities.take_backup, request))
+        said = ""
+        while "begun" not in said:
+            await asyncio.sleep(0.02)
+            said += capfd.readouterr().err
+        taking.cancel()
+        await asyncio.gather(taking, return_exceptions=True)
+        return said + capfd.readouterr().err
+
+    return asyncio.run(run())
+
+
+def test_a_cancelled_backup_gives_back_what_it_holds(capfd: pytest.CaptureFixture[str]):
+    script = """
+import sys, time
+from knit_workflows.backup.scheduled import take
+def slow(*_):
+    try:
+        sys.stderr.write("begun\\n")
+        time.sleep(60)
+    finally:
+        sys.stderr.write("given back\\n")
+take._take = slow
+take.main(["/kept"])
+"""
+    assert "given back" in cancelled(script, capfd)
+
+
+def test_a_process_that_does_not_end_is_killed(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("knit_workflows.activities.backups._GIVING_BACK", 0.1)
+    script = (
+        "import os, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        "sys.stderr.write(f'{os.getpid()} begun'); sys.stderr.flush(); time.sleep(60)"
+    )
+    pid = cancelled(script, capfd).split()[0]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid), 0)
+
+
 @pytest.mark.patient
 def test_the_process_ends_with_who_has_started_it(tmp_path: Path):
     """A worker that is killed closes the pipe; the process must not go on with the lock."""
