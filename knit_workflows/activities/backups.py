@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 COMMAND: Final = (sys.executable, "-P", "-m", "knit_workflows.backup.scheduled.take")
 _MAX_LINE: Final = 1 << 20
+_GIVING_BACK: Final = 8.0
+"""Seconds in which a process gives pods and lock back; workers that end wait a little longer."""
 
 
 class ProcessBackupActivities(BackupActivities):
@@ -78,11 +80,20 @@ class ProcessBackupActivities(BackupActivities):
             code = await process.wait()
         finally:
             if process.returncode is None:
-                with suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
+                await _ended(process)
         try:
             found: dict[str, Any] = json.loads(line)
         except ValueError:
             return {"problem": f"the process that takes backups ended with code {code}"}
         return found
+
+
+async def _ended(process: asyncio.subprocess.Process) -> None:
+    with suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), _GIVING_BACK)
+    except TimeoutError:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()

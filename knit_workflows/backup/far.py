@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from knit_workflows.backup.direct import DirectInstallation
 from knit_workflows.backup.frames import Frame, read_frames, write_frames
-from knit_workflows.backup.pods import TRANSFER_ID, PodVolumes
+from knit_workflows.backup.pods import TRANSFER_ID, PodVolumes, served_by_pods
 from knit_workflows.backup.problems import BackupProblem
 from knit_workflows.backup.volumes import Wanted
 from knit_workflows.domain.quantities import parse_quantity
@@ -59,9 +59,7 @@ def _frames(settings: Settings, options: argparse.Namespace) -> Iterator[Frame]:
     from knit_workflows.worker import backend_from
 
     usual = int(parse_quantity(settings.compute.kubernetes.initial_capacity))
-    # Pods serve all volumes: this one need not have the mounts of the workers' settings.
-    cluster = settings.compute.kubernetes.model_copy(update={"volume_folders": None})
-    backend = backend_from(settings.compute.model_copy(update={"kubernetes": cluster}))
+    backend = backend_from(served_by_pods(settings.compute))
     volumes = PodVolumes(backend, options.storage_class, options.transfers, usual)
     with volumes.at_work():
         installation = DirectInstallation(url, volumes, shown=settings.compute.kind)

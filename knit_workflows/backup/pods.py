@@ -31,6 +31,7 @@ from knit_workflows.domain.errors import (
     TransferNotReady,
 )
 from knit_workflows.domain.volumes import Volume, VolumeOptions
+from knit_workflows.settings import ComputeSettings
 
 T = TypeVar("T")
 
@@ -43,6 +44,12 @@ _PAUSE: Final = 0.2
 _CHUNK: Final = 1 << 20
 _CONNECTING: Final = 30.0
 _TIMEOUT: Final = 300.0
+
+
+def served_by_pods(compute: ComputeSettings) -> ComputeSettings:
+    """Gives these settings for a process without the mounts that those of workers may name."""
+    cluster = compute.kubernetes.model_copy(update={"volume_folders": None})
+    return compute.model_copy(update={"kubernetes": cluster})
 
 
 class PodVolumes:

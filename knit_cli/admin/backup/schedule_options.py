@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
+from posixpath import normpath
+from typing import Final
 
 from knit_cli.admin.backup.scheduling import Scheduled
 from knit_cli.errors import BadInput, printable
 from knit_cli.invocation import Invocation
 from knit_cli.output import print_json, print_text
 from knit_cli.time_flags import read_duration
+from knit_workflows.backup.destinations import is_address
+
+_MOUNT: Final = "/backups/"
+"""Where the chart mounts the claim that `backup.claim` names."""
 
 
 class Verb(StrEnum):
@@ -59,14 +65,16 @@ def program_arguments(
 
 def _named(invocation: Invocation, destination: str, here: bool) -> str:
     """Gives the destination as it is named where backups are taken."""
-    if "://" in destination or destination.startswith("/"):
+    if is_address(destination):
         return destination
-    if not here:
+    if here:
+        return str(invocation.path(destination))
+    if not f"{normpath(destination)}/".startswith(_MOUNT):
         raise BadInput(
-            f"{destination} would be a folder in the worker's pod",
+            f"{destination} would be a folder in the worker's pod, and be lost with it",
             advice="name s3://BUCKET/PREFIX, or /backups/… on the claim that backup.claim names",
         )
-    return str(invocation.path(destination))
+    return destination
 
 
 def show_schedule(found: Scheduled, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Final
 
@@ -9,9 +10,10 @@ from knit_workflows.backup.destinations.base import Destination
 from knit_workflows.backup.destinations.folder import Folder
 from knit_workflows.backup.problems import BackupProblem
 
-__all__ = ["Destination", "Folder", "open_destination"]
+__all__ = ["Destination", "Folder", "is_address", "open_destination"]
 
 _S3: Final = "s3://"
+_SCHEME: Final = re.compile("[a-z0-9]+:/", re.IGNORECASE)
 
 
 def open_destination(name: str, cwd: Path, *, new: bool) -> Destination:
@@ -29,8 +31,13 @@ def open_destination(name: str, cwd: Path, *, new: bool) -> Destination:
         from knit_workflows.backup.destinations.s3 import Bucket  # its library is an extra
 
         return Bucket.named(name)
-    if "://" in name:
+    if is_address(name):
         raise BackupProblem(
             f"{name} is no destination", advice="name a folder, or s3://BUCKET/PREFIX"
         )
     return Folder.at(cwd / name, new=new)
+
+
+def is_address(name: str) -> bool:
+    """Says whether a name is meant for something that is no folder, perhaps mistyped: `s3:/b`."""
+    return "://" in name or _SCHEME.match(name) is not None

@@ -62,7 +62,10 @@ class Dump:
         contents = self._members.get(_CONTENTS)
         if contents is None or SCRIPT not in self._members:
             raise self.damaged(f"it has no {_CONTENTS} and {SCRIPT}, as `pg_dump -F tar` writes")
-        self.at = datetime.fromtimestamp(int(contents.mtime), UTC)
+        try:
+            self.at = datetime.fromtimestamp(int(contents.mtime), UTC)
+        except (ValueError, OSError, OverflowError) as cause:
+            raise self.damaged(f"the time of its {_CONTENTS} is none: {cause}") from cause
         self.tables = self._tables()
 
     def damaged(self, reason: str) -> Damaged:

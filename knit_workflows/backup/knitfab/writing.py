@@ -111,6 +111,12 @@ def _told(folder: Path) -> Iterator[None]:
     except OSError as cause:
         where = cause.filename or folder
         raise BackupProblem(f"{where} cannot be written", reason=str(cause.strerror)) from cause
+    except psycopg.Error as cause:
+        raise BackupProblem(
+            "the database for Knitfab cannot be put together",
+            reason=str(cause).strip()[:300],
+            advice=f"repeat it; it takes room for the database in {tempfile.gettempdir()} (TMPDIR)",
+        ) from cause
 
 
 # --- the database -------------------------------------------------------------------------------

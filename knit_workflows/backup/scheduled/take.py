@@ -2,7 +2,8 @@
 
 A worker with the role `backup` starts it, with its own environment: database and volumes are those
 of the settings. It prints one JSON object: the set, or `problem`. When its stdin ends it does, too:
-a worker that is killed leaves nobody behind who holds the destination.
+a worker that is killed leaves nobody behind who holds the destination. After SIGTERM it gives back
+what it holds, pods and the lock, and ends.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import json
 import os
 import secrets
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -21,13 +23,14 @@ from typing import Any, Final
 from knit_workflows.backup.destinations import open_destination
 from knit_workflows.backup.direct import DirectInstallation
 from knit_workflows.backup.folders import FolderVolumes
-from knit_workflows.backup.pods import TRANSFER_ID, PodVolumes
+from knit_workflows.backup.pods import TRANSFER_ID, PodVolumes, served_by_pods
 from knit_workflows.backup.problems import BackupProblem
 from knit_workflows.backup.taking import take_backup
 from knit_workflows.settings import Settings, SettingsRefused, read_settings
 
 _NICENESS: Final = 10
 """People and Runs go first."""
+_TERMINATED: Final = 128 + signal.SIGTERM
 
 
 class Unwatched:
@@ -58,9 +61,8 @@ def _installation(settings: Settings) -> Iterator[DirectInstallation]:
     # Here, since it takes longer to load than all else.
     from knit_workflows.worker import backend_from
 
-    volumes = PodVolumes(
-        backend_from(settings.compute), transfer_id=f"{TRANSFER_ID}{secrets.token_hex(2)}"
-    )
+    backend = backend_from(served_by_pods(settings.compute))
+    volumes = PodVolumes(backend, transfer_id=f"{TRANSFER_ID}{secrets.token_hex(2)}")
     with volumes.at_work():
         yield DirectInstallation(url, volumes, shown=kind)
 
@@ -91,6 +93,11 @@ def _ends_with_its_worker() -> None:
     os._exit(1)
 
 
+def _ends_in_order(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # giving back is not cut by another one
+    raise SystemExit(_TERMINATED)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Takes one."""
     parser = argparse.ArgumentParser(prog="python -m knit_workflows.backup.scheduled.take")
@@ -99,7 +106,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     threading.Thread(target=_ends_with_its_worker, daemon=True).start()
     os.nice(_NICENESS)
-    found = _take(options.destination, options.keep)
+    signal.signal(signal.SIGTERM, _ends_in_order)
+    try:
+        found = _take(options.destination, options.keep)
+    except SystemExit as ending:
+        os._exit(_TERMINATED if ending.code == _TERMINATED else 1)
     sys.stdout.write(f"{json.dumps(found)}\n")
     sys.stdout.flush()
     # At once: a thread waits for stdin, and those of a library may crash the interpreter's end.

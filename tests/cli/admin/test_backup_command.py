@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import pwd
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from knit_cli.admin.backup.schedule_options import program_arguments
 from knit_cli.admin.backup.scheduling import Scheduled
 from knit_cli.commands.admin import backup, which
+from knit_cli.errors import BadInput
+from knit_cli.invocation import Invocation
 from knit_workflows.backup.destinations import open_destination
 from knit_workflows.backup.installation import Found
 from knit_workflows.backup.problems import BackupProblem
@@ -192,6 +197,31 @@ def test_a_schedule_is_set_and_shown(bare_knit: Knit, asked: list[list[str]]):
     assert (verb, cron) == ("set", "--cron=15 2 * * *")
     assert where.startswith("--destination=/")
     assert where.endswith("/kept")
+
+
+@pytest.mark.parametrize(
+    ("destination", "here", "named"),
+    [
+        ("s3://bucket/x", False, "s3://bucket/x"),
+        ("s3:/bucket/x", True, "s3:/bucket/x"),  # refused where it is opened
+        ("/backups/knit", False, "/backups/knit"),
+        ("/anywhere", True, "/anywhere"),
+        ("/anywhere", False, None),
+        ("/backups/../knit", False, None),
+        ("/backups-of-knit", False, None),
+        ("kept", False, None),
+    ],
+)
+def test_a_schedule_s_destination_outlasts_its_worker(
+    bare_knit: Knit, destination: str, here: bool, named: str | None
+):
+    invocation = cast(Invocation, SimpleNamespace(path=bare_knit.cwd.joinpath))
+    arguments = program_arguments(invocation, destination, None, "6h", None, None)
+    if named is None:
+        with pytest.raises(BadInput, match="would be a folder in the worker's pod"):
+            arguments(here)
+    else:
+        assert arguments(here)[1] == f"--destination={named}"
 
 
 def test_a_schedule_is_ended(bare_knit: Knit, asked: list[list[str]]):

@@ -16,6 +16,13 @@ from knit_workflows.backup.destinations.folder import Folder
 from knit_workflows.backup.problems import BackupProblem
 
 
+@pytest.mark.parametrize("name", ["s3:/bucket/x", "S3://bucket/x", "gs:/b", "https://host/x"])
+def test_an_address_is_not_taken_for_a_folder(tmp_path: Path, name: str):
+    with pytest.raises(BackupProblem, match="is no destination"):
+        open_destination(name, tmp_path, new=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_only_the_owner_reads_it(tmp_path: Path):
     folder = Folder.at(tmp_path / "new", new=True)
     with folder.locked():

@@ -20,7 +20,7 @@ _PIECE = 2_000
 _RANDOM = random.Random(7)
 ARCHIVES = {
     f"data{number}": _RANDOM.randbytes(size)
-    for number, size in enumerate([0, 1, 999, 2_000, 2_001, 7_000, 7_000, 5_500])
+    for number, size in enumerate([1, 2, 999, 2_000, 2_001, 7_000, 7_000, 5_500])
 } | {"twin": _RANDOM.randbytes(4_000)}
 ARCHIVES["other twin"] = ARCHIVES["twin"]
 ROWS = b"".join(b"%d\tx\n" % number for number in range(1_000))

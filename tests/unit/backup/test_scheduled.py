@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
@@ -20,6 +21,7 @@ from knit_workflows.activities.backups import COMMAND, ProcessBackupActivities
 from knit_workflows.backup.scheduled import take as take_program
 from knit_workflows.contracts.backups import BackupTaken, TakeBackup
 from knit_workflows.metrics.instruments import BACKUP_PERIOD, BACKUP_SUCCESS
+from knit_workflows.settings import ComputeSettings, KubernetesSettings, Settings, StoreSettings
 from knit_workflows.temporal.backup_schedule import BackupSchedule, FoundSchedule, instant_of
 from knit_workflows.upkeep.backups import measure
 from tests.unit.backup.memory import Knit
@@ -106,6 +108,26 @@ def test_why_there_is_no_set_is_said(printed: str, said: str):
     assert not failed.value.non_retryable
 
 
+def test_it_needs_no_mounts_of_other_workers(monkeypatch: pytest.MonkeyPatch):
+    class Asked(Exception):
+        pass
+
+    def backend_from(compute: ComputeSettings) -> None:
+        cluster = compute.kubernetes
+        raise Asked(compute.kind, cluster.volume_folders, cluster.transfer_port)
+
+    cluster = KubernetesSettings(transfer_port=2000, volume_folders="/mnt/{pv}")
+    store = StoreSettings(url=SecretStr("postgresql:///never-opened"))
+    compute = ComputeSettings(kind="kubernetes", kubernetes=cluster)
+    monkeypatch.setattr("knit_workflows.worker.backend_from", backend_from)
+    with (
+        pytest.raises(Asked) as asked,
+        take_program._installation(Settings(store=store, compute=compute)),
+    ):
+        pass
+    assert asked.value.args == ("kubernetes", None, 2000)
+
+
 def test_a_cancelled_backup_leaves_no_process_behind(capfd: pytest.CaptureFixture[str]):
     script = "import os,sys,time; sys.stderr.write(f'{os.getpid()}\\n'); time.sleep(60)"
     activities = ProcessBackupActivities((sys.executable, "-S", "-c", script))
@@ -123,6 +145,53 @@ def test_a_cancelled_backup_leaves_no_process_behind(capfd: pytest.CaptureFixtur
             os.kill(int(pid), 0)
 
     asyncio.run(cancelled())
+
+
+def cancelled(script: str, capfd: pytest.CaptureFixture[str]) -> str:
+    """Gives what a process says that is cancelled once it has said that it has begun."""
+    activities = ProcessBackupActivities((sys.executable, "-c", script))
+
+    async def run() -> str:
+        request = TakeBackup(destination="/kept")
+        taking = asyncio.ensure_future(ActivityEnvironment().run(activities.take_backup, request))
+        said = ""
+        while "begun" not in said:
+            await asyncio.sleep(0.02)
+            said += capfd.readouterr().err
+        taking.cancel()
+        await asyncio.gather(taking, return_exceptions=True)
+        return said + capfd.readouterr().err
+
+    return asyncio.run(run())
+
+
+def test_a_cancelled_backup_gives_back_what_it_holds(capfd: pytest.CaptureFixture[str]):
+    script = """
+import sys, time
+from knit_workflows.backup.scheduled import take
+def slow(*_):
+    try:
+        sys.stderr.write("begun\\n")
+        time.sleep(60)
+    finally:
+        sys.stderr.write("given back\\n")
+take._take = slow
+take.main(["/kept"])
+"""
+    assert "given back" in cancelled(script, capfd)
+
+
+def test_a_process_that_does_not_end_is_killed(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("knit_workflows.activities.backups._GIVING_BACK", 0.1)
+    script = (
+        "import os, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        "sys.stderr.write(f'{os.getpid()} begun'); sys.stderr.flush(); time.sleep(60)"
+    )
+    pid = cancelled(script, capfd).split()[0]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid), 0)
 
 
 @pytest.mark.patient

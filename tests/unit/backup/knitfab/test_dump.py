@@ -24,12 +24,12 @@ COPY public."user" (id) FROM '$$PATH$$/2.dat';
 ROWS = b"a\tb\\tc\t\\N\nd\te\tf\n\\.\n\n\n"
 
 
-def write(folder: Path, files: dict[str, bytes]) -> Path:
+def write(folder: Path, files: dict[str, bytes], mtime: str = "1700000000") -> Path:
     packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name, content in files.items():
             one = tarfile.TarInfo(name)
-            one.size, one.mtime = len(content), 1_700_000_000
+            one.size, one.pax_headers = len(content), {"mtime": mtime}
             tar.addfile(one, io.BytesIO(content))
     path = folder / "dump.tar.gz"
     path.write_bytes(gzip.compress(packed.getvalue()))
@@ -89,6 +89,11 @@ def test_what_is_no_dump_is_refused(tmp_path: Path):
     assert "are LATIN1, not UTF8" in refusal(write(tmp_path, parts(restore_sql=latin)))
     few = SCRIPT.replace("run_id", "id").encode()
     assert "no column run_id" in refusal(write(tmp_path, parts(restore_sql=few)))
+
+
+@pytest.mark.parametrize("mtime", ["nan", "inf", "1e300", "-1e15", "99999999999999"])
+def test_a_time_that_is_none_is_refused(tmp_path: Path, mtime: str):
+    assert "the time of its toc.dat is none" in refusal(write(tmp_path, parts(), mtime))
 
 
 def test_names_that_lead_elsewhere_are_no_files_of_a_dump(tmp_path: Path):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from knit_workflows import names
 from knit_workflows.backup.knitfab.claims import CONTENT
-from knit_workflows.backup.knitfab.writing import _Claims
+from knit_workflows.backup.knitfab.writing import _Claims, _told
+from knit_workflows.backup.problems import BackupProblem
 from knit_workflows.backup.volumes import Wanted
 from tests.unit.backup.memory import Knit, Silent
 
@@ -30,6 +32,12 @@ def written(knit: Knit, folder: Path) -> _Claims:
 
 def content(folder: Path, knit_id: str) -> bytes:
     return gzip.decompress((folder / "data" / names.volume(knit_id) / CONTENT).read_bytes())
+
+
+def test_why_the_database_cannot_be_put_together_is_told(tmp_path: Path):
+    with pytest.raises(BackupProblem, match="cannot be put together") as told, _told(tmp_path):
+        raise psycopg.errors.DiskFull("no space left")
+    assert told.value.reason == "no space left"
 
 
 def test_what_was_adopted_is_read_again_and_the_rest_is_not(tmp_path: Path):
