@@ -187,6 +187,8 @@ def _parsed(origin: str) -> tuple[RebuiltRun, dict[str, Any], dict[str, str]]:
     value = json.loads(origin)
     if value["version"] != _VERSION:
         raise ValueError("it is of another version")
+    if _has_nul(value):
+        raise ValueError("it has a character that PostgreSQL cannot keep")
     about, plan = value["run"], value["plan"]
     inputs = [(_number(position, 16), str(knit_id)) for position, knit_id, _ in value["inputs"]]
     run = RebuiltRun(
@@ -203,6 +205,14 @@ def _parsed(origin: str) -> tuple[RebuiltRun, dict[str, Any], dict[str, str]]:
     for key in ("identity_hash", "created_at", "inputs", "outputs"):
         plan[key]
     return run, plan, {knit_id: str(volume) for _, knit_id, volume in value["inputs"]}
+
+
+def _has_nul(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_has_nul, (*value, *value.values())))
+    if isinstance(value, list):
+        return any(map(_has_nul, value))
+    return isinstance(value, str) and "\0" in value
 
 
 def _number(value: Any, bits: int = 32) -> int:

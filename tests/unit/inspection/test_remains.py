@@ -94,6 +94,7 @@ def test_an_earlier_generation_is_left_out_whichever_comes_first():
         origin(RUN, UPLOAD, [MADE], 1 << 31),
         origin(RUN, UPLOAD, [MADE], outputs=[[1 << 15, MADE]]),
         origin(RUN, UPLOAD, [MADE], inputs=[[float("inf"), UPLOAD, "v"]]),
+        origin(RUN, UPLOAD, [MADE], plan={"plan_id": PLAN, "args": ["a\0b"]}),
         "[" * 200_000,
     ],
 )
