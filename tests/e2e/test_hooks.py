@@ -53,7 +53,7 @@ class World:
         return until(look)
 
     def all_told(self) -> list[dict[str, Any]] | None:
-        """The deliveries, once After hooks have heard the end of every Run.
+        """The deliveries, once After hooks have heard the end of every Run of a container.
 
         A Run has its status before they are called.
         """
@@ -63,7 +63,8 @@ class World:
             for one in calls
             if one["phase"] == "after" and one["state"] == "succeeded"
         }
-        runs = self.stack.get("/runs")
+        runs = [one for one in self.stack.get("/runs") if "image" in one["plan"]]
+        assert runs
         return calls if all((one["runId"], one["status"]) in told for one in runs) else None
 
 

@@ -84,7 +84,7 @@ async def test_a_database_comes_over_whole(
     assert (survey.schema, survey.data, survey.plans, survey.inactive_plans) == (3, 7, 2, 1)
     assert survey.runs == {"deactivated": 1, "done": 4, "failed": 1}
     assert (survey.edges, len(survey.contents), survey.missing) == (5, 5, ())
-    assert [what for what, _ in survey.notes] == ["1 rows of garbage", "1 rows of keychain"]
+    assert [what for what, _ in survey.notes] == ["garbage, rows: 1", "keychain, rows: 1"]
 
     volumes = tmp_path / "state"
     result = restored(tmp_path, url, volumes)
