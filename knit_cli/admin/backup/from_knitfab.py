@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import typer
 
+from knit_cli.admin.backup.restored import restored_json
 from knit_cli.admin.backup.watching import Bar
 from knit_cli.errors import printable
 from knit_cli.invocation import Invocation, login_name
@@ -59,13 +60,7 @@ def _restore(
     backup: KnitfabBackup, target: Installation, bar: Bar, by: str, *, allow_missing: bool
 ) -> dict[str, Any]:
     result = backup.restore(target, bar, by=by, allow_missing=allow_missing)
-    return {
-        "dryRun": False,
-        "made": result.made,
-        "equal": result.equal,
-        "already": result.already,
-        "seconds": round(result.seconds, 1),
-    }
+    return restored_json(result)
 
 
 def _tell(survey: Survey, done: dict[str, Any], shown: str) -> None:

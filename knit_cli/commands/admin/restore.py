@@ -10,6 +10,7 @@ import typer
 
 from knit_cli.admin.backup import explained
 from knit_cli.admin.backup.from_knitfab import restore_knitfab
+from knit_cli.admin.backup.restored import restored_json
 from knit_cli.admin.backup.watching import Bar
 from knit_cli.commands.admin.options import AsJson, Kubeconfig, Namespace, Settings, Verbose
 from knit_cli.commands.admin.which import Layout, State, installation
@@ -139,13 +140,7 @@ def _restore(
     where: Destination, chosen: BackupSet, target: Installation, bar: Bar, by: str
 ) -> dict[str, Any]:
     result = restore(where, chosen, target, bar, by=by)
-    return {
-        "dryRun": False,
-        "made": result.made,
-        "equal": result.equal,
-        "already": result.already,
-        "seconds": round(result.seconds, 1),
-    }
+    return restored_json(result)
 
 
 def _tell(chosen: BackupSet, done: dict[str, Any], shown: str) -> None:

@@ -17,7 +17,7 @@ REVISION: Final = "0014"
 
 SERVES: Final = "0014"
 """The oldest revision whose programs go on working, rightly, with a database of `REVISION`. The
-database keeps it, so that programs of before can read it."""
+database keeps it, so that earlier programs can read it."""
 
 _LOCK: Final = 5_640_101
 """Advisory lock held while migrating; any number that no other user of the database takes."""
