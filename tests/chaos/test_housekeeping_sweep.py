@@ -233,7 +233,6 @@ async def lose(ground: Ground) -> Lost:
         names.projector_workflow(0),
     ):
         await site.temporal.get_workflow_handle(workflow_id).terminate("by hand")
-    await eventually(lambda: all_are_old(ground))
     return Lost(run_id, given, output, upload, begun.run_id, pod)
 
 
@@ -268,6 +267,7 @@ async def keep_house(ground: Ground, moment: Callable[[Lost], Moment] | None) ->
     """Has everything mended; gives what is there then, and the number of events."""
     site = ground.site
     lost = await lose(ground)
+    await eventually(lambda: all_are_old(ground))
     async with site.killed_at(moment and moment(lost)) as followed:
         handle = await ground.turn(names.HOUSEKEEPING_WORKFLOW)
         followed.set_result(handle)

@@ -58,6 +58,13 @@ class Installation:
         made = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
         self.kubectl("create", "-f", "-", text=json.dumps(made))
 
+    def make_claim(self, name: str) -> None:
+        """Of the default StorageClass, with room for a few files."""
+        spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "64Mi"}}}
+        kind = {"apiVersion": "v1", "kind": "PersistentVolumeClaim"}
+        claim = {**kind, "metadata": {"name": name}, "spec": spec}
+        self.kubectl("create", "-f", "-", text=json.dumps(claim))
+
     def get(self, *arguments: str) -> Any:
         return json.loads(self.kubectl("get", *arguments, "-o", "json"))
 

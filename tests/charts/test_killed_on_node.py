@@ -57,7 +57,12 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation
     helm = Helm(HELMS[0], tmp_path_factory.mktemp(HELMS[0]))
     node = json.loads(done.stdout)
     with the_installation(helm, node, tmp_path_factory.mktemp("beside")) as one:
-        one.install("--set", "settings.KNIT_ENGINE__GC_GRACE_PERIOD=PT5S")
+        # The worker that takes backups is there, too: the runbooks have commands for it.
+        one.make_claim("backups")
+        one.install(
+            *("--set", "settings.KNIT_ENGINE__GC_GRACE_PERIOD=PT5S"),
+            *("--set", "backup.enabled=true", "--set", "backup.claim=backups"),
+        )
         yield one
 
 
