@@ -7,6 +7,7 @@ has no cluster DNS either, so helm is told the addresses of two Services in plac
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -45,6 +47,14 @@ entrypoint: ["/bin/sh", "-c", "cat /in/word > /out/word"]
 inputs: [{{path: /in, tags: ["type:word"]}}]
 outputs: [{{path: /out, tags: ["type:copy"]}}]
 """
+
+CLAIM: Final = {
+    "apiVersion": "v1",
+    "kind": "PersistentVolumeClaim",
+    "metadata": {"name": "backups"},
+    "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "64Mi"}}},
+}
+SCHEDULE: Final = ("admin", "backup", "--json", "--schedule")
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +112,12 @@ def prepare(node: Node, admin: Administrator) -> tuple[int, int]:
             "image": image(node.image("app")),
             "podImage": image(node.image("knit")),
             "api": {"service": {"nodePort": api}},
+            "backup": {"enabled": True, "claim": "backups"},
         },
     )
+    node.kubectl("create", "namespace", admin.namespace)
+    (admin.home / "claim.json").write_text(json.dumps(CLAIM))
+    node.kubectl("create", "-n", admin.namespace, "-f", str(admin.home / "claim.json"))
     return api, registry
 
 
@@ -172,10 +186,15 @@ def test_from_nothing_to_a_run_and_back(
     )  # what it shows has nothing to do with helm
     if only_once:
         back_up(admin)
+        back_up_by_schedule(admin)
+        look_into_volumes(admin)
+        lose_the_database(node, admin, api)
+        rebuild(admin, copy["knitId"])
     admin.knit("admin", "uninstall", "--hard", "--yes")
     left = node.kubectl("get", "pvc,deployments,jobs,pods", "-n", admin.namespace, "-o", "name")
     running = [one for one in left.stdout.split() if not one.startswith("pod/")]
-    assert running == []
+    # The claim that an administrator has made for backups is theirs.
+    assert running == ["persistentvolumeclaim/backups"]
     if only_once:
         restore(node, admin, api, copy["knitId"])
 
@@ -188,6 +207,55 @@ def back_up(admin: Administrator) -> None:
     again = admin.json("admin", "backup", "kept", "--json", "--keep", "1")
     assert (again["volumes"], again["volumesRead"]) == (2, 0)
     assert again["removedSets"] == [made["set"]]
+
+
+def back_up_by_schedule(admin: Administrator) -> None:
+    """The worker takes one at once, into the claim that `backup.claim` names."""
+    every = ("admin", "backup", "/backups/knit", "--every", "6h", "--keep", "2", "--json")
+    assert admin.json(*every)["schedule"]["destination"] == "/backups/knit"
+    ends = time.monotonic() + WITHIN
+    while (shown := admin.json(*SCHEDULE, "show")["schedule"])["lastSet"] is None:
+        assert time.monotonic() < ends, shown
+        time.sleep(1)
+    assert not shown["unreadable"]
+    assert admin.json("admin", "status")["inside"]["backups"]["last_set"] == shown["lastSet"]
+    assert admin.json(*SCHEDULE, "none")["schedule"] is None
+
+
+def look_into_volumes(admin: Administrator) -> None:
+    """Read once, then compared with what was read, then with a backup."""
+    looked = ("admin", "verify", "--hashes", "--json")
+    first, second, third = (
+        admin.json(*looked, *more)["counted"] for more in ((), (), ("--against", "kept"))
+    )
+    assert (first["contents recorded"], first["contents compared"]) == (2, 0)
+    assert (second["contents recorded"], second["contents compared"]) == (0, 2)
+    assert third["contents compared with the set"] == 2
+
+
+def lose_the_database(node: Node, admin: Administrator, api: int) -> None:
+    """And what Temporal had there; an empty one is made as the page of disasters says."""
+    helm = [admin.helm, "uninstall", "knit-db-postgres", "-n", admin.namespace]
+    reaching = {"PATH": os.environ["PATH"], "KUBECONFIG": str(node.kubeconfig)}
+    subprocess.run([*helm, "--wait"], check=True, capture_output=True, env=reaching)
+    claim = ("delete", "pvc", "database-pgdata", "-n", admin.namespace)
+    node.kubectl(*claim, "--ignore-not-found")
+    began = time.monotonic()
+    admin.knit("admin", "install")
+    wait_for_port(node.address, api)
+    print(f"installed on an empty database in {time.monotonic() - began:.1f} s")
+
+
+def rebuild(admin: Administrator, knit_id: str) -> None:
+    """Nobody knows how the Run ended: Temporal's histories are lost, too."""
+    command = ("admin", "rebuild", "--unknown-is-done", "--json")
+    foreseen, written = admin.json(*command), admin.json(*command, "--write")
+    assert (foreseen["written"], written["written"]) == (False, True)
+    assert foreseen["found"] == written["found"]
+    assert [one["knitId"] for one in admin.json("data", "find", "--tag", "type:copy")] == [knit_id]
+    admin.knit("data", "pull", "--extract", knit_id, "rebuilt")
+    assert (admin.home / "rebuilt" / knit_id / "word").read_text() == "hello"
+    admin.verified()
 
 
 def restore(node: Node, admin: Administrator, api: int, knit_id: str) -> None:
@@ -204,8 +272,8 @@ def restore(node: Node, admin: Administrator, api: int, knit_id: str) -> None:
     admin.knit("data", "pull", "--extract", knit_id, "restored")
     assert (admin.home / "restored" / knit_id / "word").read_text() == "hello"
     assert admin.json("admin", "restore", "kept", "--json")["already"] is True
-    left = node.kubectl("get", "pods", "-n", admin.namespace, "-o", "name").stdout
-    assert "backup" not in left
+    reading = ("get", "pods", "-n", admin.namespace, "-l", "knit/backup", "-o", "name")
+    assert node.kubectl(*reading).stdout == ""
 
 
 def freeze_and_thaw(node: Node, admin: Administrator, knit_id: str) -> None:
@@ -226,7 +294,7 @@ def freeze_and_thaw(node: Node, admin: Administrator, knit_id: str) -> None:
         one["metadata"]["name"]: one["spec"]["replicas"] for one in json.loads(listed)["items"]
     }
     parts = [name for name in counts if name.startswith("knit-") or "registry" in name]
-    assert len(parts) == 7
+    assert len(parts) == 8
     assert not any(counts[name] for name in parts)
     assert counts["database-postgres"] == 1
     pods = json.loads(node.kubectl("get", "pods", "-n", admin.namespace, "-o", "json").stdout)
