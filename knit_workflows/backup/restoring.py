@@ -15,11 +15,12 @@ from typing import Any, Final, Protocol
 from knit_workflows.backup.blobs import Piece, Reader
 from knit_workflows.backup.destinations import Destination
 from knit_workflows.backup.frames import Frame
+from knit_workflows.backup.images import Registry, check_images, write_images
 from knit_workflows.backup.installation import Installation
 from knit_workflows.backup.problems import BackupProblem, Damaged
 from knit_workflows.backup.sets import BackupSet, VolumeEntry, load_set, set_ids
-from knit_workflows.backup.taking import Watcher
 from knit_workflows.backup.volumes import Restored, announce
+from knit_workflows.backup.watching import Watcher
 
 _AHEAD: Final = 64
 """So many volumes are announced before their content comes."""
@@ -31,7 +32,8 @@ _AHEAD_PIECES: Final = 100_000
 class Restoration:
     """What a restore has done. `made`: volumes; `equal`: those that were there already.
 
-    `already`: nothing, since this very set was restored before.
+    `already`: nothing, since this very set was restored before. `blobs`: those of images that were
+    written.
     """
 
     set: BackupSet
@@ -39,6 +41,7 @@ class Restoration:
     equal: int
     seconds: float
     already: bool = False
+    blobs: int = 0
 
 
 def choose_set(source: Destination, set_id: str | None) -> BackupSet:
@@ -67,6 +70,7 @@ def check_set(source: Destination, chosen: BackupSet, watcher: Watcher) -> int:
                 total += len(content)
                 watcher.moved(len(content))
             watcher.finished(len(some))
+        total += check_images(reader, chosen.images(reader), watcher)
     return total
 
 
@@ -108,17 +112,37 @@ def find_obstacles(chosen: Restorable, target: Installation) -> str | None:
 
 
 def restore(
-    source: Destination, chosen: BackupSet, target: Installation, watcher: Watcher, *, by: str
+    source: Destination,
+    chosen: BackupSet,
+    target: Installation,
+    watcher: Watcher,
+    *,
+    by: str,
+    registry: Registry | None = None,
 ) -> Restoration:
     """Fills an installation; `by` is who does it, for its audit log.
+
+    Images go first, into `registry`: what is switched on may need them at once. They are written
+    also where this very set was restored before.
 
     Raises:
         BackupProblem: it cannot be filled; nothing of the set is switched on.
         Damaged: the set is not whole; likewise.
     """
     began = time.monotonic()
-    if find_obstacles(chosen, target) is not None:
-        return Restoration(chosen, 0, 0, time.monotonic() - began, already=True)
+    already = find_obstacles(chosen, target) is not None
+    blobs = 0
+    if registry is not None and not chosen.image_index:
+        raise BackupProblem(
+            f"the set {chosen.id} has no images",
+            reason="it was taken without --images",
+            advice="leave --images out, or name a set that has them (--list --json says which)",
+        )
+    if registry is not None:
+        with Reader(source) as reader:
+            blobs = write_images(registry, reader, chosen.images(reader), watcher)
+    if already:
+        return Restoration(chosen, 0, 0, time.monotonic() - began, already=True, blobs=blobs)
     with Reader(source) as reader:
         for _ in reader.stream(_of_tables(chosen)):  # before anything is made
             pass
@@ -128,7 +152,7 @@ def restore(
             raise Damaged(f"the index of the set {chosen.id} has {made + equal:,} volumes, "
                           f"not {chosen.volumes:,}")  # fmt: skip
         target.load(_database(reader, chosen, by))
-    return Restoration(chosen, made, equal, time.monotonic() - began)
+    return Restoration(chosen, made, equal, time.monotonic() - began, blobs=blobs)
 
 
 def _of_tables(chosen: BackupSet) -> Iterator[Piece]:

@@ -27,7 +27,9 @@ def prune(destination: Destination, lock: Lock, keep: int) -> Iterator[str]:
             kept = load_set(destination, one)
             needed |= {piece.sha256 for piece in kept.index}
             needed |= {piece.sha256 for table in kept.tables for piece in table.pieces}
+            needed |= {piece.sha256 for piece in kept.image_index}
             needed |= {piece.sha256 for entry in kept.entries(reader) for piece in entry.pieces}
+            needed |= {piece.sha256 for stored in kept.images(reader) for piece in stored.pieces}
     for one in old:
         lock.require()
         destination.remove(set_name(one))

@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 
 from knit_workflows.backup.blobs import Piece, Reader
 from knit_workflows.backup.destinations import Destination
+from knit_workflows.backup.images import Stored
 from knit_workflows.backup.problems import BackupProblem, Damaged
 
 FORMAT: Final = "knit-backup"
@@ -80,6 +81,8 @@ class BackupSet:
     `at`: the instant of the database. `revision`: that of its tables. `index`: the pieces of the
     lines of all volumes. `gone`: Data that were there at `at` and deleted before they were read.
     `unreadable`: Data that could not be read, and why. `under_way`: Runs that had not ended.
+    `image_index`: the pieces of the lines of all images; none where only Data were asked for.
+    `image_bytes`: of all blobs and links.
     """
 
     id: str
@@ -95,6 +98,9 @@ class BackupSet:
     under_way: int
     gone: tuple[str, ...] = ()
     unreadable: dict[str, str] = field(default_factory=dict)
+    image_index: tuple[Piece, ...] = ()
+    image_blobs: int = 0
+    image_bytes: int = 0
 
     @property
     def other_revision(self) -> str:
@@ -134,15 +140,23 @@ class BackupSet:
             for one in value["tables"]
         )
         value["index"] = _pieces(value["index"])
+        value["image_index"] = _pieces(value.get("image_index", ()))
         value["gone"] = tuple(value["gone"])
         return cls(**value)
 
     def entries(self, reader: Reader) -> Iterator[VolumeEntry]:
         """Gives its volumes; raises Damaged."""
+        return map(VolumeEntry.read, self._lines(reader, self.index))
+
+    def images(self, reader: Reader) -> list[Stored]:
+        """Gives blobs and links of its images, none if it has no images; raises Damaged."""
+        return list(map(Stored.read, self._lines(reader, self.image_index)))
+
+    def _lines(self, reader: Reader, index: Iterable[Piece]) -> Iterator[bytes]:
         rest = b""
-        for content in reader.stream(self.index):
+        for content in reader.stream(index):
             *lines, rest = (rest + content).split(b"\n")
-            yield from map(VolumeEntry.read, lines)
+            yield from lines
         if rest:
             raise Damaged(f"the index of the set {self.id} has no end")
 

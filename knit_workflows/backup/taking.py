@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from knit_workflows import names
 from knit_workflows.backup.blobs import (
@@ -27,6 +28,7 @@ from knit_workflows.backup.blobs import (
 from knit_workflows.backup.destinations import Destination
 from knit_workflows.backup.destinations.base import Lock
 from knit_workflows.backup.frames import Frame, content_until
+from knit_workflows.backup.images import Registry, Stored, TakenImages, take_images
 from knit_workflows.backup.installation import Installation
 from knit_workflows.backup.problems import BackupProblem, Damaged
 from knit_workflows.backup.retention import prune
@@ -42,31 +44,21 @@ from knit_workflows.backup.sets import (
     write_partial,
 )
 from knit_workflows.backup.volumes import Wanted
+from knit_workflows.backup.watching import Watcher
 from knit_workflows.domain.instants import format_instant
 
 _RECORD_SECONDS: Final = 15.0
 _RECORD_VOLUMES: Final = 500
 """A record of what is finished is written after so long, or so many."""
-
-
-class Watcher(Protocol):
-    """Hears how far a backup or a restore is."""
-
-    def begins(self, what: str, volumes: int, known: int) -> None:
-        """Hears that so many volumes follow, of which so many need not be moved."""
-
-    def moved(self, size: int) -> None:
-        """Hears of bytes of archives."""
-
-    def finished(self, volumes: int) -> None:
-        """Hears of volumes that are complete."""
+_NO_IMAGES: Final = TakenImages((), 0)
 
 
 @dataclass(frozen=True)
 class Taken:
     """What a backup has made.
 
-    `read`: the volumes that were read, the others were known. `stored_bytes`: what was written,
+    `read`: the volumes that were read, the others were known; `blobs_read` likewise of images.
+    `stored_bytes`: what was written,
     compressed. `pruned`: the sets that were removed; `unpruned`: why no more of them could be.
     `damaged`: earlier sets that are not whole, and why; nothing was taken over from them.
     """
@@ -76,19 +68,25 @@ class Taken:
     read_bytes: int
     stored_bytes: int
     seconds: float
+    blobs_read: int = 0
     pruned: tuple[str, ...] = ()
     damaged: dict[str, str] = field(default_factory=dict)
     unpruned: str = ""
 
 
 def take_backup(
-    source: Installation, destination: Destination, watcher: Watcher, *, keep: int | None = None
+    source: Installation,
+    destination: Destination,
+    watcher: Watcher,
+    *,
+    keep: int | None = None,
+    registry: Registry | None = None,
 ) -> Taken:
     """Takes a set; afterwards removes all but the newest `keep` sets, and what only those had.
 
-    If the new set is without Data that could not be read, none is removed: an older one may have
-    the last copy of them. A set that is there is a success, whatever comes of the old ones: who
-    would repeat the call would only take one more.
+    With a `registry`, its images are part of the set. If the new set is without Data that could not
+    be read, none is removed: an older one may have the last copy of them. A set that is there is a
+    success, whatever comes of the old ones: who would repeat the call would only take one more.
 
     Raises:
         BackupProblem: there is no new set; a second call goes on from there.
@@ -97,9 +95,9 @@ def take_backup(
     pruned: list[str] = []
     unpruned = ""
     with destination.locked() as lock:
-        known = _Known.load(destination)
+        known = _Known.load(destination, with_images=registry is not None)
         with Writer(destination, known.present) as writer:
-            taking = _Taking(source, destination, watcher, lock, writer, known)
+            taking = _Taking(source, destination, watcher, lock, writer, known, registry)
             taken = taking.run()
         try:
             lock.require()
@@ -115,6 +113,7 @@ def take_backup(
         taking.read_bytes,
         writer.stored_bytes,
         time.monotonic() - began,
+        taking.images.read,
         tuple(pruned),
         known.damaged,
         unpruned,
@@ -126,7 +125,7 @@ class _Known:
     """What a destination has: its newest set, and the digests of all pieces.
 
     `entries`: the volumes of the newest set that is whole, and those of records. `damaged`: newer
-    ones that are not, and why.
+    ones that are not, and why. `blobs`: those of the newest set that has images.
     """
 
     newest: str | None
@@ -134,9 +133,10 @@ class _Known:
     entries: dict[str, VolumeEntry]
     records: list[str]
     damaged: dict[str, str] = field(default_factory=dict)
+    blobs: dict[str, Stored] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, destination: Destination) -> _Known:
+    def load(cls, destination: Destination, *, with_images: bool) -> _Known:
         present = {digest_in(name) for name in destination.names(FOLDER)}
         records = read_partial(destination)
         ids = set_ids(destination)
@@ -145,6 +145,8 @@ class _Known:
             for set_id in reversed(ids):
                 if known.take(destination, reader, set_id):
                     break
+            if with_images:
+                known.take_blobs(destination, reader, reversed(ids))
         for finished in records.values():
             known.entries |= {one.knit_id: one for one in finished}
         return known
@@ -171,6 +173,18 @@ class _Known:
             return False
         return True
 
+    def take_blobs(self, destination: Destination, reader: Reader, ids: Iterable[str]) -> None:
+        """Takes over the blobs of the newest set that has images that can be read."""
+        for set_id in ids:
+            with suppress(BackupProblem):
+                stored = load_set(destination, set_id).images(reader)
+                self.blobs = {one.digest: one for one in stored if self._has(one.pieces)}
+                if self.blobs:
+                    return
+
+    def _has(self, pieces: Iterable[Piece]) -> bool:
+        return all(one.sha256 in self.present for one in pieces)
+
     def entry(self, wanted: Wanted) -> VolumeEntry | None:
         """Gives the entry of a volume that need not be read again.
 
@@ -182,7 +196,7 @@ class _Known:
             return None
         if (found.volume or names.volume(wanted.knit_id)) != wanted.volume:
             return None
-        return found if all(one.sha256 in self.present for one in found.pieces) else None
+        return found if self._has(found.pieces) else None
 
 
 @dataclass
@@ -205,6 +219,8 @@ class _Taking:
     lock: Lock
     writer: Writer
     known: _Known
+    registry: Registry | None
+    images: TakenImages = _NO_IMAGES
     read: int = 0
     read_bytes: int = 0
     gone: list[str] = field(default_factory=list)
@@ -222,6 +238,8 @@ class _Taking:
         self.watcher.begins("backup", len(database.wanted), len(entries))
         for batch in self._read_volumes(missing):
             entries += batch
+        if self.registry is not None:
+            self.images = take_images(self.registry, self.writer, self.known.blobs, self.watcher)
         return self._seal(database, entries)
 
     # --- the database ---------------------------------------------------------------------------
@@ -354,6 +372,9 @@ class _Taking:
             under_way=database.under_way,
             gone=tuple(self.gone),
             unreadable=self.unreadable,
+            image_index=self._stored(one.line() for one in self.images.all),
+            image_blobs=self.images.blobs,
+            image_bytes=sum(one.size for one in self.images.all),
         )
         self.destination.settle()
         self.lock.require()

@@ -50,7 +50,7 @@ kubectl() { command kubectl --kubeconfig="$KUBECONFIG" --namespace="$NAMESPACE" 
 for file in *.json; do
   kubectl create -f "$file" >/dev/null
   kubectl wait --for=jsonpath='{.status.phase}'=Succeeded pod -l "bench=${file%.json}" \
-    --timeout=300s >/dev/null
+    --timeout=900s >/dev/null
 done
 """
 _REQUESTS: Final = "knit_kubernetes_requests_total"

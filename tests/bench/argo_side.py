@@ -211,12 +211,7 @@ def _start(
     command += [f"--namespace={settings.kube_namespace}", "--namespaced"]
     command += [f"--executor-image={made['image']}", "--executor-image-pull-policy=IfNotPresent"]
     command += ["--qps=500", "--burst=1000"]
-    environment = os.environ | {
-        "LEADER_ELECTION_DISABLE": "true",
-        # The node's etcd is older than 3.4.25, without which lists by watches do not work; the
-        # client would try again and again, and learn of what happens seconds late.
-        "KUBE_FEATURE_WatchListClient": "false",
-    }
+    environment = os.environ | {"LEADER_ELECTION_DISABLE": "true"}
     with log.open("wb") as output:
         return subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=log.parent

@@ -13,6 +13,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,7 @@ from tests.charts.administrator import WITHIN, Administrator
 from tests.charts.helm import HELMS, program
 from tests.charts.node import Node, free_node_ports, served_certificate, start_node
 from tests.charts.test_parts_on_node import image
+from tests.cluster.registry import ImageSettings, has_image, push_tree
 from tests.waiting import wait_for_port
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3000)]
@@ -54,6 +56,7 @@ CLAIM: Final = {
     "metadata": {"name": "backups"},
     "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "64Mi"}}},
 }
+IMAGE: Final = ("team/tool", "1")
 SCHEDULE: Final = ("admin", "backup", "--json", "--schedule")
 
 
@@ -185,7 +188,7 @@ def test_from_nothing_to_a_run_and_back(
         request.node.callspec.params["admin"] == HELMS[0]
     )  # what it shows has nothing to do with helm
     if only_once:
-        back_up(admin)
+        back_up(node, admin)
         back_up_by_schedule(admin)
         look_into_volumes(admin)
         lose_the_database(node, admin, api)
@@ -199,13 +202,31 @@ def test_from_nothing_to_a_run_and_back(
         restore(node, admin, api, copy["knitId"])
 
 
-def back_up(admin: Administrator) -> None:
+@contextmanager
+def own_registry(node: Node, admin: Administrator) -> Iterator[str]:
+    """The address of the installation's registry on this machine, past its gateway."""
+    command = ["kubectl", f"--kubeconfig={node.kubeconfig}", f"--namespace={admin.namespace}"]
+    command += ["port-forward", "deployment/image-registry-registry", ":5000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as forwarding:
+        assert forwarding.stdout is not None
+        yield forwarding.stdout.readline().split()[2]  # Forwarding from ADDRESS -> 5000
+        forwarding.terminate()
+
+
+def back_up(node: Node, admin: Administrator) -> None:
     """Two backups, of which the second reads nothing again."""
-    made = admin.json("admin", "backup", "kept", "--json")
+    (admin.home / "tree").mkdir()
+    (admin.home / "tree" / "tool").write_bytes(os.urandom(3 << 20))
+    with own_registry(node, admin) as registry:
+        push_tree(registry, *IMAGE, admin.home / "tree", ImageSettings())
+    made = admin.json("admin", "backup", "kept", "--images", "--json")
     assert made["unreadable"] == {}
     assert made["volumes"] == made["volumesRead"] == 2
-    again = admin.json("admin", "backup", "kept", "--json", "--keep", "1")
+    # Its layer, configuration and manifest.
+    assert made["imageBlobs"] == made["imageBlobsRead"] == 3
+    again = admin.json("admin", "backup", "kept", "--images", "--json", "--keep", "1")
     assert (again["volumes"], again["volumesRead"]) == (2, 0)
+    assert (again["imageBlobs"], again["imageBlobsRead"]) == (3, 0)
     assert again["removedSets"] == [made["set"]]
 
 
@@ -235,7 +256,7 @@ def look_into_volumes(admin: Administrator) -> None:
 
 def lose_the_database(node: Node, admin: Administrator, api: int) -> None:
     """And what Temporal had there; an empty one is made as the page of disasters says."""
-    helm = [admin.helm, "uninstall", "knit-db-postgres", "-n", admin.namespace]
+    helm = [str(admin.helm), "uninstall", "knit-db-postgres", "-n", admin.namespace]
     reaching = {"PATH": os.environ["PATH"], "KUBECONFIG": str(node.kubeconfig)}
     subprocess.run([*helm, "--wait"], check=True, capture_output=True, env=reaching)
     claim = ("delete", "pvc", "database-pgdata", "-n", admin.namespace)
@@ -264,10 +285,15 @@ def restore(node: Node, admin: Administrator, api: int, knit_id: str) -> None:
     wait_for_port(node.address, api)
     whole = admin.json("admin", "restore", "kept", "--dry-run", "--json")
     assert (whole["dryRun"], whole["already"]) == (True, False)
+    with own_registry(node, admin) as registry:
+        assert not has_image(registry, *IMAGE)
     made = admin.json(
-        *("admin", "restore", "kept", "--json", "--storage-class", node.storage_class)
+        *("admin", "restore", "kept", "--images", "--json"),
+        *("--storage-class", node.storage_class),
     )
-    assert (made["made"], made["equal"]) == (2, 0)
+    assert (made["made"], made["equal"], made["imageBlobs"]) == (2, 0, 3)
+    with own_registry(node, admin) as registry:
+        assert has_image(registry, *IMAGE)
     assert [one["knitId"] for one in admin.json("data", "find", "--tag", "type:copy")] == [knit_id]
     admin.knit("data", "pull", "--extract", knit_id, "restored")
     assert (admin.home / "restored" / knit_id / "word").read_text() == "hello"

@@ -135,6 +135,9 @@ def _api_server_command(layout: Layout, kubernetes: Path) -> Command:
         "--kubelet-preferred-address-types=InternalIP",
         "--allow-privileged=true",
         "--profiling=false",
+        # Debian's etcd is older than 3.4.25, without which a watch from the resource version 0 or
+        # none ends with an error as soon as it has begun: clients learn of what happens late.
+        "--feature-gates=WatchList=false",
     ]
 
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import IO, Any, Final
 
+from knit_cli.admin.backup.registry import RegistryFiles, registry_of
 from knit_cli.admin.cluster import Cluster
 from knit_cli.admin.job_pod import migration_of, pod_like
 from knit_cli.errors import CliError
@@ -142,6 +143,10 @@ class ClusterInstallation:
         """See `Contents`."""
         asked = {"seen": [asdict(one) for one in seen], "by": by, "replaces": replaces}
         self._one(self._database_pod, "record-contents", asked)
+
+    def registry(self) -> RegistryFiles:
+        """Gives the installation's own registry; raises CliError if it has none."""
+        return registry_of(self._cluster)
 
     @property
     def _transfers(self) -> list[str]:

@@ -23,7 +23,7 @@ _EVERY: Final = 30.0
 
 
 class Bar:
-    """Implements `backup.taking.Watcher`."""
+    """Implements `backup.watching.Watcher`."""
 
     def __init__(self, *, quiet: bool) -> None:
         console = Console(stderr=True)

@@ -20,11 +20,18 @@ from knit_cli.commands.admin.options import (
     Verbose,
     administration,
 )
-from knit_cli.commands.admin.which import Layout, State, dev_folder, installation
+from knit_cli.commands.admin.which import (
+    Layout,
+    State,
+    dev_folder,
+    installation,
+    registry_beside,
+)
 from knit_cli.errors import BadInput
 from knit_cli.invocation import Invocation, invocation_of
 from knit_cli.output import print_json, say
 from knit_workflows.backup.destinations import Destination, open_destination
+from knit_workflows.backup.images import Registry
 from knit_workflows.backup.installation import Installation
 from knit_workflows.backup.taking import Taken, take_backup
 
@@ -56,6 +63,9 @@ Cron = Annotated[
 Schedule = Annotated[
     Verb | None, typer.Option(help="Show the schedule, pause or resume it, or end it (none).")
 ]
+Images = Annotated[
+    bool, typer.Option("--images", help="Also the images in the installation's own registry.")
+]
 OfLayout = Annotated[
     Layout, typer.Option(help="knitfab: write db and data as the scripts of Knitfab v1.6 do.")
 ]
@@ -66,6 +76,7 @@ def backup_command(
     context: typer.Context,
     destination: Where = None,
     keep: Keep = None,
+    images: Images = False,
     every: Every = None,
     cron: Cron = None,
     schedule: Schedule = None,
@@ -89,9 +100,10 @@ def backup_command(
     invocation = invocation_of(context)
     where = (state, settings, namespace, kubeconfig, verbose)
     if schedule is not None or every is not None or cron is not None:
-        if layout is Layout.KNITFAB:
+        if layout is Layout.KNITFAB or images:
             raise BadInput(
-                "a schedule takes backups as knit's own sets", advice="leave --layout knitfab out"
+                "a schedule takes backups as knit's own sets, of Data and database",
+                advice="leave --layout knitfab and --images out",
             )
         arguments = program_arguments(invocation, destination, keep, every, cron, schedule)
         show_schedule(_schedule(invocation, arguments, *where), as_json)
@@ -101,15 +113,19 @@ def backup_command(
             "name a folder or s3://BUCKET/PREFIX, or use --schedule show", param_hint="DEST"
         )
     if layout is Layout.KNITFAB:
-        if keep is not None:
-            raise BadInput("a backup for Knitfab has no sets", advice="leave --keep out")
+        if keep is not None or images:
+            raise BadInput(
+                "a backup for Knitfab has no sets, and its images are another command's",
+                advice="leave --keep and --images out (docs: migrate from Knitfab)",
+            )
         with installation(invocation, *where) as source:
             back_up_as_knitfab(invocation, source, destination, as_json=as_json)
         return
     with explained():
         target = open_destination(destination, invocation.surroundings.cwd, new=True)
     with installation(invocation, *where) as source:
-        _take(invocation, source, target, keep, as_json=as_json)
+        registry = registry_beside(source) if images else None
+        _take(invocation, source, target, keep, registry, as_json=as_json)
 
 
 def _schedule(
@@ -134,13 +150,14 @@ def _take(
     source: Installation,
     target: Destination,
     keep: int | None,
+    registry: Registry | None,
     *,
     as_json: bool,
 ) -> None:
     """Takes a backup and tells of it; raises typer.Exit if Data could not be read."""
     bar = Bar(quiet=invocation.quiet)
     with bar.shown():
-        taken = take_backup(source, target, bar, keep=keep)
+        taken = take_backup(source, target, bar, keep=keep, registry=registry)
     if as_json:
         print_json(_as_json(taken, target.shown))
     _tell(taken, target.shown)
@@ -158,6 +175,11 @@ def _tell(taken: Taken, shown: str) -> None:
         f"set {made.id} is in {shown}: {made.volumes:,} volumes, {taken.read:,} of them read; "
         f"{_mib(taken.read_bytes)} read, {_mib(taken.stored_bytes)} stored, {taken.seconds:.1f} s"
     )
+    if made.image_index:
+        say(
+            f"images: {made.image_blobs:,} blobs, {taken.blobs_read:,} of them read; "
+            f"{_mib(made.image_bytes)} in all"
+        )
     if made.under_way:
         say(
             f"{made.under_way:,} Runs were under way at {made.at}; their outputs are not part of it"
@@ -191,6 +213,9 @@ def _as_json(taken: Taken, shown: str) -> dict[str, Any]:
         "volumesRead": taken.read,
         "bytesRead": taken.read_bytes,
         "bytesStored": taken.stored_bytes,
+        "imageBlobs": made.image_blobs,
+        "imageBytes": made.image_bytes,
+        "imageBlobsRead": taken.blobs_read,
         "seconds": round(taken.seconds, 1),
         "deletedMeanwhile": list(made.gone),
         "unreadable": made.unreadable,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from typing import Annotated, Any
 
@@ -13,9 +14,9 @@ from knit_cli.admin.backup.from_knitfab import restore_knitfab
 from knit_cli.admin.backup.restored import restored_json
 from knit_cli.admin.backup.watching import Bar
 from knit_cli.commands.admin.options import AsJson, Kubeconfig, Namespace, Settings, Verbose
-from knit_cli.commands.admin.which import Layout, State, installation
+from knit_cli.commands.admin.which import Layout, State, installation, registry_beside
 from knit_cli.errors import BadInput
-from knit_cli.invocation import invocation_of, login_name
+from knit_cli.invocation import Invocation, invocation_of, login_name
 from knit_cli.output import print_json, say
 from knit_workflows.backup.destinations import Destination, open_destination
 from knit_workflows.backup.installation import Installation
@@ -54,6 +55,10 @@ DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Check the whole set, and the installation; change nothing."),
 ]
+Images = Annotated[
+    bool,
+    typer.Option("--images", help="Also write the set's images into the installation's registry."),
+]
 StorageClass = Annotated[
     str | None, typer.Option(metavar="NAME", help="The class of the claims that are made.")
 ]
@@ -66,6 +71,7 @@ def restore_command(
     set_id: SetId = None,
     list_sets: ListSets = False,
     dry_run: DryRun = False,
+    images: Images = False,
     storage_class: StorageClass = None,
     layout: OfLayout = Layout.KNIT,
     allow_missing: AllowMissing = False,
@@ -82,7 +88,12 @@ def restore_command(
     cut, repeat it: it goes on from there.
     """
     _require_sense(
-        layout, list_sets=list_sets, dry_run=dry_run, set_id=set_id, allow_missing=allow_missing
+        layout,
+        list_sets=list_sets,
+        dry_run=dry_run,
+        set_id=set_id,
+        allow_missing=allow_missing,
+        images=images,
     )
     invocation = invocation_of(context)
     opened = partial(
@@ -91,13 +102,8 @@ def restore_command(
         storage_class=storage_class,
     )
     if layout is Layout.KNITFAB:
-        if "://" in source:
-            raise BadInput(f"{source} is no folder", advice="copy it into a folder first")
-        with explained():
-            backup = read_backup(invocation.path(source))
-        with opened() as target:
-            flags = {"dry_run": dry_run, "allow_missing": allow_missing, "as_json": as_json}
-            restore_knitfab(invocation, backup, target, **flags)
+        flags = {"dry_run": dry_run, "allow_missing": allow_missing, "as_json": as_json}
+        _migrate(invocation, source, opened, flags)
         return
     with explained(), ExitStack() as stack:
         where = open_destination(source, invocation.surroundings.cwd, new=False)
@@ -107,43 +113,82 @@ def restore_command(
         stack.enter_context(where.held())  # so that no backup prunes the set meanwhile
         chosen = choose_set(where, set_id)
         target = stack.enter_context(opened())
-        bar = Bar(quiet=invocation.quiet)
-        with bar.shown():
-            if dry_run:
-                done = _try(where, chosen, target, bar)
-            else:
-                by = login_name(invocation.surroundings.variables)
-                done = _restore(where, chosen, target, bar, by)
+        done = (
+            _try(invocation, where, chosen, target)
+            if dry_run
+            else _restore(invocation, where, chosen, target, images=images)
+        )
     if as_json:
         print_json(_about(chosen) | done)
     _tell(chosen, done, target.shown)
 
 
 def _require_sense(
-    layout: Layout, *, list_sets: bool, dry_run: bool, set_id: str | None, allow_missing: bool
+    layout: Layout,
+    *,
+    list_sets: bool,
+    dry_run: bool,
+    set_id: str | None,
+    allow_missing: bool,
+    images: bool,
 ) -> None:
     if list_sets and dry_run:
         raise BadInput("--list and --dry-run exclude each other", advice="give one of them")
-    if layout is Layout.KNITFAB and (list_sets or set_id is not None):
-        raise BadInput("a backup of Knitfab has no sets", advice="leave --list and --set out")
+    if layout is Layout.KNITFAB and (list_sets or set_id is not None or images):
+        raise BadInput(
+            "a backup of Knitfab has no sets, and its images are loaded by hand",
+            advice="leave --list, --set and --images out (docs: migrate from Knitfab)",
+        )
     if layout is Layout.KNIT and allow_missing:
         raise BadInput("--allow-missing is for --layout knitfab", advice="leave it out")
 
 
-def _try(where: Destination, chosen: BackupSet, target: Installation, bar: Bar) -> dict[str, Any]:
-    restored = find_obstacles(chosen, target)
-    size = check_set(where, chosen, bar)
+def _migrate(
+    invocation: Invocation,
+    source: str,
+    opened: Callable[[], AbstractContextManager[Installation]],
+    flags: dict[str, bool],
+) -> None:
+    if "://" in source:
+        raise BadInput(f"{source} is no folder", advice="copy it into a folder first")
+    with explained():
+        backup = read_backup(invocation.path(source))
+    with opened() as target:
+        restore_knitfab(invocation, backup, target, **flags)
+
+
+def _try(
+    invocation: Invocation, where: Destination, chosen: BackupSet, target: Installation
+) -> dict[str, Any]:
+    """Reads the whole set, its images too."""
+    bar = Bar(quiet=invocation.quiet)
+    with bar.shown():
+        restored = find_obstacles(chosen, target)
+        size = check_set(where, chosen, bar)
     return {"dryRun": True, "bytes": size, "already": restored is not None}
 
 
 def _restore(
-    where: Destination, chosen: BackupSet, target: Installation, bar: Bar, by: str
+    invocation: Invocation,
+    where: Destination,
+    chosen: BackupSet,
+    target: Installation,
+    *,
+    images: bool,
 ) -> dict[str, Any]:
-    result = restore(where, chosen, target, bar, by=by)
-    return restored_json(result)
+    registry = registry_beside(target) if images else None
+    bar = Bar(quiet=invocation.quiet)
+    by = login_name(invocation.surroundings.variables)
+    with bar.shown():
+        result = restore(where, chosen, target, bar, by=by, registry=registry)
+    return restored_json(result) | {"imageBlobs": result.blobs if images else None}
 
 
 def _tell(chosen: BackupSet, done: dict[str, Any], shown: str) -> None:
+    if (blobs := done.get("imageBlobs")) is not None:
+        say(f"images: {chosen.image_blobs:,} blobs, {blobs:,} of them written")
+    elif chosen.image_index and not done["dryRun"]:
+        say("the set has images; --images writes them into the registry")
     if done["already"]:
         say(f"set {chosen.id} was restored into {shown} before; there is nothing to do")
         return
@@ -180,6 +225,8 @@ def _about(chosen: BackupSet) -> dict[str, Any]:
         "knit": chosen.knit,
         "volumes": chosen.volumes,
         "volumeBytes": chosen.volume_bytes,
+        "images": bool(chosen.image_index),
+        "imageBytes": chosen.image_bytes,
         "runsUnderWay": chosen.under_way,
         "deletedMeanwhile": list(chosen.gone),
         "unreadable": chosen.unreadable,

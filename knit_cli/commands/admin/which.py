@@ -18,6 +18,7 @@ from knit_cli.dev.app import DEFAULT_STATE
 from knit_cli.dev.dev_folder import RECORD, DevFolder
 from knit_cli.errors import BadInput
 from knit_cli.invocation import Invocation, find_upward
+from knit_workflows.backup.images import Registry
 from knit_workflows.backup.installation import Installation
 
 State = Annotated[
@@ -67,6 +68,15 @@ def installation(
     on_cluster = ClusterInstallation(work.cluster, storage_class)
     with explained(), on_cluster.at_work():
         yield on_cluster
+
+
+def registry_beside(installed: Installation) -> Registry:
+    """Gives the registry of an installation; raises CliError if it has none."""
+    if not isinstance(installed, ClusterInstallation):
+        raise BadInput(
+            "--images is for clusters", advice="leave it out: `knit dev` has no registry of its own"
+        )
+    return installed.registry()
 
 
 def dev_folder(invocation: Invocation, state: str | None, *, named: bool) -> DevFolder | None:

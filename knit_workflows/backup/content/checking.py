@@ -16,8 +16,8 @@ from knit_workflows.backup.blobs import Piece, Reader
 from knit_workflows.backup.content.hashing import hash_files
 from knit_workflows.backup.problems import Damaged
 from knit_workflows.backup.sets import VolumeEntry
-from knit_workflows.backup.taking import Watcher
 from knit_workflows.backup.volumes import Wanted
+from knit_workflows.backup.watching import Watcher
 from knit_workflows.store.inspection.hashes import KnownContent, SeenContent
 
 _RECORD_SECONDS: Final = 15.0

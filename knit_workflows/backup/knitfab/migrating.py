@@ -17,8 +17,8 @@ from knit_workflows.backup.knitfab.mapping import Conversion
 from knit_workflows.backup.knitfab.records import Records, read_records
 from knit_workflows.backup.problems import BackupProblem
 from knit_workflows.backup.restoring import find_obstacles, make_volumes
-from knit_workflows.backup.taking import Watcher
 from knit_workflows.backup.volumes import Restored, announce
+from knit_workflows.backup.watching import Watcher
 from knit_workflows.domain.instants import format_instant
 from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.store.migrations import REVISION

@@ -27,8 +27,8 @@ from knit_workflows.backup.frames import Frame, content_until
 from knit_workflows.backup.installation import Installation
 from knit_workflows.backup.knitfab.claims import CONTENT, DESCRIPTION
 from knit_workflows.backup.problems import BackupProblem
-from knit_workflows.backup.taking import Watcher
 from knit_workflows.backup.volumes import Wanted
+from knit_workflows.backup.watching import Watcher
 from knit_workflows.embedded import EmbeddedPostgres
 
 DUMP: Final = "db/dump.tar.gz"
