@@ -76,7 +76,7 @@ SAID: Final = (
     ("no Data has this volume", "knit_workflows/inspection/volume_checks.py"),
     (
         "some of it is mended if you repeat the command with --repair",
-        "knit_cli/commands/admin/verify.py",
+        "knit_cli/commands/admin/recovery/verify.py",
     ),
     ("repeat knit admin install", "knit_cli/admin/doctor/cluster_checks.py"),
     ("engine_recovered", "knit_workflows"),

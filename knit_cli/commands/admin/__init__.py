@@ -33,12 +33,12 @@ class AdminGroup(LazyGroup):
             single=True,
         ),
         "verify": Entry(
-            "knit_cli.commands.admin.verify:app",
+            "knit_cli.commands.admin.recovery.verify:app",
             "Compare database, Temporal and volumes.",
             single=True,
         ),
         "rebuild": Entry(
-            "knit_cli.commands.admin.rebuild:app",
+            "knit_cli.commands.admin.recovery.rebuild:app",
             "Rebuild a lost database, without a backup.",
             single=True,
         ),
@@ -49,10 +49,12 @@ class AdminGroup(LazyGroup):
             "knit_cli.commands.admin.renew_certs:app", "Renew the certificates.", single=True
         ),
         "backup": Entry(
-            "knit_cli.commands.admin.backup:app", "Take a backup while Runs go on.", single=True
+            "knit_cli.commands.admin.recovery.backup:app",
+            "Take a backup while Runs go on.",
+            single=True,
         ),
         "restore": Entry(
-            "knit_cli.commands.admin.restore:app",
+            "knit_cli.commands.admin.recovery.restore:app",
             "Restore a backup into an empty installation.",
             single=True,
         ),

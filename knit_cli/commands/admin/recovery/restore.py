@@ -14,7 +14,7 @@ from knit_cli.admin.backup.from_knitfab import restore_knitfab
 from knit_cli.admin.backup.restored import restored_json
 from knit_cli.admin.backup.watching import Bar
 from knit_cli.commands.admin.options import AsJson, Kubeconfig, Namespace, Settings, Verbose
-from knit_cli.commands.admin.which import Layout, State, installation, registry_beside
+from knit_cli.commands.admin.recovery.which import Layout, State, installation, registry_beside
 from knit_cli.errors import BadInput
 from knit_cli.invocation import Invocation, invocation_of, login_name
 from knit_cli.output import print_json, say

@@ -20,7 +20,7 @@ from knit_cli.commands.admin.options import (
     Verbose,
     administration,
 )
-from knit_cli.commands.admin.which import (
+from knit_cli.commands.admin.recovery.which import (
     Layout,
     State,
     dev_folder,

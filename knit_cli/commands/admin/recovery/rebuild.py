@@ -17,7 +17,7 @@ from knit_cli.commands.admin.options import (
     Verbose,
     administration,
 )
-from knit_cli.commands.admin.which import State, dev_folder
+from knit_cli.commands.admin.recovery.which import State, dev_folder
 from knit_cli.errors import CliError
 from knit_cli.invocation import invocation_of, login_name
 from knit_cli.output import print_json, print_text
