@@ -46,7 +46,7 @@ class ProcessBackupActivities(BackupActivities):
             raise ApplicationError(printed["problem"], type="BackupProblem")
         taken = BackupTaken.model_validate(printed)
         try:
-            await remember(activity.client(), request.destination, taken.set_id, taken.unreadable)
+            await remember(activity.client(), request.destination, taken)
         except (RPCError, RuntimeError) as error:  # the set is there all the same
             log.warning("the schedule of backups does not hear of one: %s", error)
         if taken.unpruned:

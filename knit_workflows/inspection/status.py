@@ -80,6 +80,8 @@ def _about_backups(backups: FoundSchedule, at: datetime) -> Iterator[str]:
             f"the last backup is without {backups.unreadable:,} Data that could not be read: "
             "knit admin backup says which"
         )
+    if backups.unpruned:
+        yield f"backups that are too many cannot be removed: {backups.unpruned}"
 
 
 def installation_status(
@@ -153,6 +155,7 @@ def _backups(found: FoundSchedule | None) -> Backups | None:
         last_set=found.last_set,
         last_at=found.last_at,
         unreadable=found.unreadable,
+        unpruned=found.unpruned or None,
         next_at=found.next_at,
     )
 

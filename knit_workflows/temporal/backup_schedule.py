@@ -31,6 +31,7 @@ from temporalio.client import (
 from temporalio.service import RPCError, RPCStatusCode
 
 from knit_workflows import names
+from knit_workflows.contracts.backups import BackupTaken
 
 _TIMEOUT: Final = timedelta(seconds=10)
 _CATCHUP: Final = timedelta(days=1)
@@ -77,7 +78,8 @@ class BackupSchedule:
 class FoundSchedule:
     """The schedule as Temporal has it. `last_at`: when the last set was complete; None: none yet.
 
-    `unreadable`: how many Data that set is without. `period`: the longest time between two of the
+    `unreadable`: how many Data that set is without. `unpruned`: why older ones could not be removed
+    after it, empty if they could. `period`: the longest time between two of the
     next backups; None while it is paused.
     """
 
@@ -90,6 +92,7 @@ class FoundSchedule:
     last_set: str | None = None
     last_at: datetime | None = None
     unreadable: int = 0
+    unpruned: str = ""
     next_at: datetime | None = None
     period: timedelta | None = None
 
@@ -112,7 +115,7 @@ async def put_schedule(client: Client, wanted: BackupSchedule, queue: str) -> No
     }
     before = await find_schedule(client)
     if before is not None and before.destination == wanted.destination:
-        given |= {"last_set": before.last_set, "unreadable": before.unreadable}
+        given |= _about(before.last_set, before.unreadable, before.unpruned)
     schedule = Schedule(
         action=ScheduleActionStartWorkflow(
             names.BACKUP_WORKFLOW, given, id=names.BACKUP_WORKFLOW, task_queue=queue
@@ -157,6 +160,7 @@ async def find_schedule(client: Client) -> FoundSchedule | None:
         last_set=last_set,
         last_at=None if last_set is None else instant_of(last_set),
         unreadable=given.get("unreadable", 0),
+        unpruned=given.get("unpruned", ""),
         next_at=coming[0] if coming else None,
         period=max((after - before for before, after in pairwise(coming)), default=None),
     )
@@ -185,7 +189,7 @@ async def remove_schedule(client: Client) -> bool:
     return True
 
 
-async def remember(client: Client, destination: str, set_id: str, unreadable: int) -> None:
+async def remember(client: Client, destination: str, taken: BackupTaken) -> None:
     """Notes the last set, unless the schedule is gone, or for another destination by now."""
 
     async def changed(update: ScheduleUpdateInput) -> ScheduleUpdate | None:
@@ -193,7 +197,7 @@ async def remember(client: Client, destination: str, set_id: str, unreadable: in
         given = await _given(client, update.description)
         if given.get("destination") != destination:
             return None
-        given |= {"last_set": set_id, "unreadable": unreadable}
+        given |= _about(taken.set_id, taken.unreadable, taken.unpruned)
         schedule = update.description.schedule
         action = schedule.action
         assert isinstance(action, ScheduleActionStartWorkflow)
@@ -202,6 +206,10 @@ async def remember(client: Client, destination: str, set_id: str, unreadable: in
         )
 
     await _if_there(client, changed)
+
+
+def _about(last_set: str | None, unreadable: int, unpruned: str) -> dict[str, Any]:
+    return {"last_set": last_set, "unreadable": unreadable, "unpruned": unpruned}
 
 
 def instant_of(set_id: str) -> datetime | None:

@@ -116,7 +116,8 @@ class Backups(Response):
     """The schedule of backups, and what came of it.
 
     `when` is an interval or a cron expression, `last_at` the instant at which `last_set` was
-    complete, `unreadable` how many Data it is without. `next_at` is left out while it is paused.
+    complete, `unreadable` how many Data it is without, `unpruned` why older sets could not be
+    removed after it, left out if they could. `next_at` is left out while it is paused.
     """
 
     destination: str
@@ -125,6 +126,7 @@ class Backups(Response):
     last_set: str | None = _absent()
     last_at: WireTime | None = _absent()
     unreadable: int
+    unpruned: str | None = _absent()
     next_at: WireTime | None = _absent()
 
 

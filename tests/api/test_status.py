@@ -64,6 +64,7 @@ def test_backups_that_do_not_come_about_are_said() -> None:
         running=False,
         period=timedelta(hours=1),
         unreadable=2,
+        unpruned="the set one is damaged",
     )
     role = RoleState("backup", "knit-backup", 0, 0)
     engine = EngineState("1.2", [*IDLE.roles, role], backups=late)
@@ -71,6 +72,7 @@ def test_backups_that_do_not_come_about_are_said() -> None:
     assert found[0].startswith("no worker has the role backup:")
     assert "no scheduled backup has succeeded since" in found[1]
     assert "without 2 Data" in found[2]
+    assert found[3].endswith("cannot be removed: the set one is damaged")
     without = dataclasses.replace(engine, backups=None)
     assert problems_of(now, without, has_hooks=False) == []
 

@@ -81,6 +81,7 @@ def _shown(found: FoundSchedule) -> dict[str, Any]:
         "lastSet": found.last_set,
         "lastAt": _instant(found.last_at),
         "unreadable": found.unreadable,
+        "unpruned": found.unpruned,
         "nextAt": _instant(found.next_at),
     }
 

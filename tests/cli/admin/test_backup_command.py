@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import pwd
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
+from knit_cli.admin.backup.registry import registry_of
 from knit_cli.admin.backup.schedule_options import program_arguments
 from knit_cli.admin.backup.scheduling import Scheduled
-from knit_cli.commands.admin import backup, which
-from knit_cli.errors import BadInput
+from knit_cli.admin.cluster import Cluster
+from knit_cli.commands.admin.recovery import backup, restore, which
+from knit_cli.errors import BadInput, CliError
 from knit_cli.invocation import Invocation
 from knit_workflows.backup.destinations import open_destination
 from knit_workflows.backup.installation import Found
@@ -22,6 +25,7 @@ from knit_workflows.backup.taking import take_backup
 from tests.cli.conftest import Ended, Knit
 from tests.unit.backup.memory import Knit as Installation
 from tests.unit.backup.memory import Silent
+from tests.unit.backup.registry_folder import Folder
 
 Asked = Callable[..., Ended]
 
@@ -52,6 +56,35 @@ def test_a_backup_says_what_it_has(admin: Asked, source: Installation):
     assert "backup: 2 of 3 volumes are there already" in again.err
     for words in ("1 Data were deleted meanwhile", "removed 1 older sets"):
         assert words in again.err
+
+
+def test_images_are_taken_and_written_where_they_are_asked_for(
+    admin: Asked, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    registry = Folder(tmp_path / "registry")
+    registry.push(b"layer", "a/_layers")
+    monkeypatch.setattr(backup, "registry_beside", lambda _: registry.files)
+    taken = admin("backup", "--images", "--json")
+    assert json.loads(taken.out)["imageBlobs"] == 1
+    assert "images: 1 blobs, 1 of them read; 0.0 MiB in all" in taken.err
+
+    empty = Installation(shown="another knit")
+    monkeypatch.setattr(which, "dev_installation", lambda _: empty)
+    other = Folder(tmp_path / "other")
+    monkeypatch.setattr(restore, "registry_beside", lambda _: other.files)
+    assert "--images writes them into the registry" in admin("restore").err
+    written = admin("restore", "--images", "--json")
+    assert json.loads(written.out)["imageBlobs"] == 1
+    assert "images: 1 blobs, 1 of them written" in written.err
+    assert other.all() == registry.all()
+    assert json.loads(admin("restore", "--list", "--json").out)[0]["images"] is True
+
+
+def test_images_need_a_registry(admin: Asked):
+    assert "`knit dev` has no registry of its own" in admin("backup", "--images").err
+    nothing = cast(Cluster, SimpleNamespace(namespace="here", get=lambda *_: []))
+    with pytest.raises(CliError, match="there is no image registry in namespace here"):
+        registry_of(nothing)
 
 
 def test_what_cannot_be_read_is_a_failure_with_a_set(admin: Asked, source: Installation):
@@ -161,6 +194,7 @@ SCHEDULE = {
     "lastSet": "20261130T100000000000Z-0123abcd",
     "lastAt": "2026-11-30T10:00:00.000Z",
     "unreadable": 1,
+    "unpruned": "the set one is damaged",
     "nextAt": "2026-11-30T12:00:00.000Z",
 }
 
@@ -189,6 +223,7 @@ def test_a_schedule_is_set_and_shown(bare_knit: Knit, asked: list[list[str]]):
         "one is being taken",
         "last complete set: 2026-11-30T10:00:00.000Z, set 20261130T100000000000Z-0123abcd",
         "without 1 Data",
+        "older sets could not be removed: the set one is damaged",
         "no worker takes backups",
     ):
         assert said in ended.out.decode()
@@ -237,6 +272,8 @@ def test_a_schedule_is_ended(bare_knit: Knit, asked: list[list[str]]):
         (("kept", "--every", "6h", "--cron", "* * * * *"), "needs a destination, and --every or"),
         (("kept", "--every", "6"), "--every is not a duration"),
         (("kept", "--every", "1ms"), "--every is at least 1s"),
+        (("kept", "--every", "6h", "--images"), "a schedule takes backups as knit's own sets"),
+        (("kept", "--layout", "knitfab", "--images"), "leave --keep and --images out"),
     ],
 )
 def test_what_makes_no_sense_is_refused(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from knit_cli.commands.admin import which
+from knit_cli.commands.admin.recovery import which
 from knit_workflows.store.migrations import REVISION
 from tests.cli.conftest import Ended, Knit
 from tests.knitfab import archive_of, write_claim
