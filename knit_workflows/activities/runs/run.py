@@ -1,4 +1,4 @@
-"""The activities of `knit.Run`: its steps, and the record of its status in the store.
+"""The activities of `knit.Run`: its steps, each with the record of what it has brought about.
 
 While no hooks are in force, neighbouring steps share an activity (`launch_run`, `watch_run`), and
 each change is recorded as soon as it is seen. With hooks every step is an activity of its own, and
@@ -26,9 +26,9 @@ from knit_workflows.activities.runs.pending_reasons import (
     PendingReporter,
     signal_workflow,
 )
+from knit_workflows.activities.runs.record import RunRecord, log_status
 from knit_workflows.activities.runs.steps import (
     RunSteps,
-    exit_of,
     is_lost,
     not_ended,
     refused,
@@ -38,7 +38,6 @@ from knit_workflows.activities.worker_stops import until_worker_stops
 from knit_workflows.compute.base import ComputeBackend
 from knit_workflows.contracts.runs import (
     Evidence,
-    HookCounts,
     Progress,
     RecordEvidence,
     RelaunchRun,
@@ -55,12 +54,9 @@ from knit_workflows.domain.ports import (
     RunExecutionStore,
     RunKey,
     RunSpec,
-    Started,
     UsedResources,
 )
 from knit_workflows.domain.runs.run import USER, Exit, RunStatus
-from knit_workflows.domain.runs.timing import Timing
-from knit_workflows.metrics.instruments import PHASE_DURATION, RUNS_ENDED
 from knit_workflows.settings import EngineSettings
 
 log = logging.getLogger(__name__)
@@ -87,8 +83,8 @@ class ComputeRunActivities(RunActivities):
         settings: EngineSettings,
     ) -> None:
         self._store = store
-        self._hooks = hooks
         self._steps = RunSteps(backend, settings)
+        self._record = RunRecord(store, hooks, self._steps)
         self._settings = settings
 
     @activity.defn(name="knit.launch_run")
@@ -104,7 +100,7 @@ class ComputeRunActivities(RunActivities):
                 try:
                     return await self._launched(key)
                 except HooksNotCalled:
-                    return await self._with_hooks(key)
+                    return await self._record.with_hooks(key)
 
     @activity.defn(name="knit.watch_run")
     async def watch_run(self, request: RunRef) -> Progress:
@@ -127,7 +123,7 @@ class ComputeRunActivities(RunActivities):
                             return progress
                         signalling = signalling or asyncio.create_task(_signal_started())
                 except HooksNotCalled:
-                    return await self._with_hooks(key)
+                    return await self._record.with_hooks(key)
         raise AssertionError("a watch ends only with its pod")
 
     @activity.defn(name="knit.stop_run")
@@ -158,10 +154,10 @@ class ComputeRunActivities(RunActivities):
         with translated():
             async with heartbeating():
                 try:
-                    ended = await self._finalized(key, hooks_called=request.hooks_called)
+                    ended = await self._record.finalize(key, hooks_called=request.hooks_called)
                 except HooksNotCalled:
-                    return await self._with_hooks(key)
-                hooks = await self._counts() if request.hooks_called else None
+                    return await self._record.with_hooks(key)
+                hooks = await self._record.hook_counts() if request.hooks_called else None
         return ended.model_copy(update={"hooks": hooks})
 
     @activity.defn(name="knit.create_volumes")
@@ -187,13 +183,13 @@ class ComputeRunActivities(RunActivities):
                 await stack.enter_async_context(until_worker_stops())
                 status = (await self._store.spec(key)).status
                 if not status.is_under_way:
-                    return await self._with_hooks(key)
+                    return await self._record.with_hooks(key)
                 reporter = PendingReporter(self._store, key, nothing_recorded=False)
                 await stack.enter_async_context(reporter.failures(status))
                 changes = await stack.enter_async_context(aclosing(self._seen(key, reporter)))
                 async for evidence in changes:
                     if (news := _next_evidence(status, evidence)) is not None:
-                        hooks = await self._counts()
+                        hooks = await self._record.hook_counts()
                         return Progress(status=status, hooks=hooks, evidence=news)
         raise AssertionError("a watch ends only with its pod")
 
@@ -204,11 +200,11 @@ class ComputeRunActivities(RunActivities):
         with translated():
             async with heartbeating():
                 try:
-                    progress = await self._record(key, evidence, request.hooks_called)
+                    progress = await self._record.move(key, evidence, request.hooks_called)
                 except HooksNotCalled:
-                    progress = await self._with_hooks(key)
+                    progress = await self._record.with_hooks(key)
                     return progress.model_copy(update={"evidence": evidence})
-                return progress.model_copy(update={"hooks": await self._counts()})
+                return progress.model_copy(update={"hooks": await self._record.hook_counts()})
 
     @activity.defn(name="knit.relaunch_run")
     async def relaunch_run(self, request: RelaunchRun) -> Progress:
@@ -239,7 +235,7 @@ class ComputeRunActivities(RunActivities):
             except IllegalMove:
                 await reporter.disrupted(evidence.disruption, outputs_read=True)
                 await asyncio.sleep(READERS_AGAIN_AFTER.total_seconds())
-        _log(key, made.status)
+        log_status(key, made.status)
         if not made.status.is_under_way:
             return Progress(status=made.status, pod_ended=True)
         already = f"; it was launched again {made.times} times already" if made.times else ""
@@ -258,9 +254,9 @@ class ComputeRunActivities(RunActivities):
                 status = await self._step(spec, hooks_called=False)
                 spec = dataclasses.replace(spec, status=status)
         except BackendRejected as error:
-            return await self._record(key, refused(error), hooks_called=False)
+            return await self._record.move(key, refused(error), hooks_called=False)
         progress = Progress(status=spec.status)
-        _log(key, progress.status)
+        log_status(key, progress.status)
         if progress.status.is_under_way:
             # A launch clears the reason on record; an earlier attempt may have left one.
             progress = await self._seen_through(spec, progress, launched_now)
@@ -277,12 +273,12 @@ class ComputeRunActivities(RunActivities):
                     if status is source:
                         status = await self._step(spec, hooks_called=request.hooks_called)
                 except HooksNotCalled:
-                    return await self._with_hooks(key)
+                    return await self._record.with_hooks(key)
                 except BackendRejected as error:
-                    hooks = await self._counts()
+                    hooks = await self._record.hook_counts()
                     return Progress(status=source, hooks=hooks, evidence=refused(error))
-                _log(key, status)
-                return Progress(status=status, hooks=await self._counts())
+                log_status(key, status)
+                return Progress(status=status, hooks=await self._record.hook_counts())
 
     async def _step(self, spec: RunSpec, *, hooks_called: bool) -> RunStatus:
         """Goes from waiting to ready, or from ready to starting; gives the status reached."""
@@ -345,16 +341,16 @@ class ComputeRunActivities(RunActivities):
                 concludes = evidence.pod_ended and not evidence.disruption
                 if not concludes:
                     for one in before:
-                        yield await self._record(key, one, hooks_called=False)
+                        yield await self._record.move(key, one, hooks_called=False)
                 if evidence.disruption:
                     status = (await self._store.spec(key)).status
                     yield Progress(
                         status=status, evidence=evidence if status.is_under_way else None
                     )
                 elif concludes:
-                    yield await self._concluded(key, evidence, before[0] if before else None)
+                    yield await self._record.conclude(key, evidence, before[0] if before else None)
                 else:
-                    yield await self._record(key, evidence, hooks_called=False)
+                    yield await self._record.move(key, evidence, hooks_called=False)
 
     async def _seen(
         self,
@@ -389,71 +385,6 @@ class ComputeRunActivities(RunActivities):
         own = spec.options.relaunches
         return self._settings.disruption_limit if own is None else own
 
-    async def _record(self, key: RunKey, evidence: Evidence, hooks_called: bool) -> Progress:
-        exit = exit_of(evidence)
-        status = await self._store.advance(
-            key,
-            evidence.target,
-            cause=evidence.cause,
-            exit=exit,
-            image_digest=evidence.image_digest,
-            notes=evidence.notes,
-            timeline=evidence.timeline,
-            hooks_called=hooks_called,
-        )
-        _log(key, status, exit)
-        if status.is_final:  # by an attempt that has died before it could say so
-            return Progress(status=status, pod_ended=evidence.pod_ended)
-        return _progress(evidence, status)
-
-    async def _finalized(self, key: RunKey, *, hooks_called: bool) -> Progress:
-        """Ends the Run: lineage first, so that an unreachable back-end delays only the clean-up."""
-        status = await self._store.finalize(key, cause="run pod ended", hooks_called=hooks_called)
-        _log(key, status)
-        await self._steps.release_pod(key)
-        spent = await self._store.timing(key)
-        return Progress(status=status, timing=_measured(status, spent))
-
-    async def _concluded(
-        self, key: RunKey, evidence: Evidence, started: Evidence | None = None
-    ) -> Progress:
-        """Ends a Run whose pod is over: what `_record` and then `_finalized` do, but at once.
-
-        And what `_record` does of its start, if that was seen only a moment before.
-        """
-        exit = exit_of(evidence)
-        running = None
-        if started is not None:
-            running = Started(started.cause, started.image_digest, started.timeline)
-        ended = await self._store.conclude(
-            key,
-            evidence.target,
-            cause=evidence.cause,
-            exit=exit,
-            image_digest=evidence.image_digest,
-            notes=evidence.notes,
-            timeline=evidence.timeline,
-            running=running,
-        )
-        if running is not None:
-            _log(key, RunStatus.RUNNING)
-        _log(key, ended.status, exit)
-        await self._steps.release_pod(key)
-        timing = _measured(ended.status, ended.timing)
-        meant = RunStatus.DONE if evidence.target is RunStatus.COMPLETING else RunStatus.FAILED
-        if ended.status is not meant:  # it had ended before: by an earlier attempt, or by its user
-            return Progress(status=ended.status, pod_ended=True, timing=timing)
-        return _progress(evidence, ended.status).model_copy(update={"timing": timing})
-
-    async def _with_hooks(self, key: RunKey) -> Progress:
-        """Gives how far a Run is whose next transition has to wait for hooks."""
-        spec = await self._store.spec(key)
-        return Progress(status=spec.status, hooks=await self._counts())
-
-    async def _counts(self) -> HookCounts:
-        hooks = await self._hooks.hooks()
-        return HookCounts(before=len(hooks.before), after=len(hooks.after))
-
 
 def _bunches(
     changes: AsyncGenerator[Evidence, None], *, soon: bool
@@ -468,25 +399,6 @@ async def _signal_started() -> None:
     await signal_workflow("started")
 
 
-def _progress(evidence: Evidence, status: RunStatus) -> Progress:
-    """Gives how far a Run is that this evidence has moved."""
-    return Progress(
-        status=status,
-        pod_ended=evidence.pod_ended,
-        exit_code=evidence.exit_code,
-        exit_message=evidence.exit_message,
-        notes=evidence.notes,
-    )
-
-
-def _measured(status: RunStatus, spent: Timing) -> tuple[str, ...]:
-    """Counts a Run that has ended; gives its phases as sentences."""
-    RUNS_ENDED.labels(status).inc()
-    for one in spent.phases:
-        PHASE_DURATION.labels(one.phase).observe(one.duration.total_seconds())
-    return tuple(map(str, spent.phases))
-
-
 def _next_evidence(status: RunStatus, evidence: Evidence) -> Evidence | None:
     """Gives what moves a Run on from this status; None: it is there already.
 
@@ -499,15 +411,3 @@ def _next_evidence(status: RunStatus, evidence: Evidence) -> Evidence | None:
 
 def _key(request: RunRef) -> RunKey:
     return RunKey(RunId(request.run_id), request.generation)
-
-
-def _log(key: RunKey, status: RunStatus, exit: Exit | None = None) -> None:
-    extra: dict[str, object] = {
-        "action": "run_status",
-        "run_id": key.run_id,
-        "generation": key.generation,
-        "status": str(status),
-    }
-    if exit is not None:
-        extra |= {"exit_code": exit.code, "exit_message": exit.message}
-    log.info("run is %s", status, extra=extra)
