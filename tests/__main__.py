@@ -1,7 +1,7 @@
 """`python -m tests`: every test, tier by tier; a tier that cannot run here is reported by name.
 
 The tiers are pytest runs of their own, in two rows that go on side by side. The one has the quick
-tests and then those that kill processes, each on both cores. The other has those on the real node,
+tests and then those that kill processes. The other has those on the real node,
 which mostly wait; it begins as soon as there is one. Those of its tests that only talk to the API
 server go on beside its pods. The programs of the node and of the charts, and the S3 server, are
 built during the quick tests where they are not cached.
@@ -35,7 +35,8 @@ class Tier:
     arguments: tuple[str, ...]
 
 
-QUICK = Tier("quick", ("-n", "2", "-m", "not slow and not cluster"))
+# Three, since many of them wait.
+QUICK = Tier("quick", ("-n", "3", "-m", "not slow and not cluster", "--durations=25"))
 SLOW = Tier(
     "slow",
     (

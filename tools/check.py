@@ -23,7 +23,7 @@ ROOT: Final = Path(__file__).parents[1]
 PROGRAMS: Final = Path(sys.executable).parent
 QUICK: Final = ("--hypothesis-profile=quick", "-m", "not patient and not slow and not cluster")
 ENVIRONMENT: Final = {"KNIT_RACE_SECONDS": "1", "KNIT_RACE_SEEDS": "1"}
-AT_ONCE: Final = (os.cpu_count() or 1) + 3
+AT_ONCE: Final = (os.cpu_count() or 1) + 5
 """So many jobs, more than there are cores: some tests wait for real time-outs."""
 
 
@@ -58,10 +58,11 @@ JOBS: Final = (
     # What has most often something to say comes first; then the longest, so that none is left over.
     Job("format", (str(PROGRAMS / "ruff"), "format", "--check", "--quiet", ".")),
     Job("lint", (str(PROGRAMS / "ruff"), "check", "--quiet", ".")),
-    tests("waiting", *WAITING),
-    tests("cli", "tests/cli"),
-    tests("api", "tests/api", "--ignore", "tests/api/test_fuzz.py"),
     tests("store", "tests/store", "tests/contract/catalogue"),
+    tests("waiting", *WAITING),
+    tests("api", "tests/api", "--ignore", "tests/api/test_fuzz.py"),
+    tests("cli", "tests/cli", "--ignore", "tests/cli/admin"),
+    tests("admin", "tests/cli/admin"),
     tests("unit", "tests/unit", *(f"--ignore={one}" for one in WAITING)),
     tests("docs", "tests/docs"),
     Job("types", (str(PROGRAMS / "mypy"),)),

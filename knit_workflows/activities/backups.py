@@ -46,7 +46,13 @@ class ProcessBackupActivities(BackupActivities):
             raise ApplicationError(printed["problem"], type="BackupProblem")
         taken = BackupTaken.model_validate(printed)
         try:
-            await remember(activity.client(), request.destination, taken)
+            await remember(
+                activity.client(),
+                request.destination,
+                taken.set_id,
+                unreadable=taken.unreadable,
+                unpruned=taken.unpruned,
+            )
         except (RPCError, RuntimeError) as error:  # the set is there all the same
             log.warning("the schedule of backups does not hear of one: %s", error)
         if taken.unpruned:

@@ -31,7 +31,6 @@ from temporalio.client import (
 from temporalio.service import RPCError, RPCStatusCode
 
 from knit_workflows import names
-from knit_workflows.contracts.backups import BackupTaken
 
 _TIMEOUT: Final = timedelta(seconds=10)
 _CATCHUP: Final = timedelta(days=1)
@@ -189,7 +188,9 @@ async def remove_schedule(client: Client) -> bool:
     return True
 
 
-async def remember(client: Client, destination: str, taken: BackupTaken) -> None:
+async def remember(
+    client: Client, destination: str, set_id: str, *, unreadable: int, unpruned: str
+) -> None:
     """Notes the last set, unless the schedule is gone, or for another destination by now."""
 
     async def changed(update: ScheduleUpdateInput) -> ScheduleUpdate | None:
@@ -197,7 +198,7 @@ async def remember(client: Client, destination: str, taken: BackupTaken) -> None
         given = await _given(client, update.description)
         if given.get("destination") != destination:
             return None
-        given |= _about(taken.set_id, taken.unreadable, taken.unpruned)
+        given |= _about(set_id, unreadable, unpruned)
         schedule = update.description.schedule
         action = schedule.action
         assert isinstance(action, ScheduleActionStartWorkflow)

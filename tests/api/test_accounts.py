@@ -95,6 +95,7 @@ def test_what_changes_something_or_gives_content_is_recorded(app: FastAPI) -> No
 
 
 @pytest.mark.parametrize("role", ROLES)
+@pytest.mark.patient
 async def test_each_endpoint_for_each_role(
     app: FastAPI, anybody: httpx.AsyncClient, store: MemoryStore, role: Role
 ) -> None:

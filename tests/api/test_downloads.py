@@ -67,6 +67,7 @@ async def test_plain_tar_for_who_asks_for_it(client, store, transfers):
 
 
 @pytest.mark.parametrize("detached", [True, False])
+@pytest.mark.patient
 async def test_a_plain_tar_is_compressed_for_who_wants_it(client, port, store, transfers, detached):
     """By the thread that writes to the connection, and by the app, as behind TLS."""
     files = {"text": b"a line\n" * 500_000, "random": os.urandom(3 << 20), "tiny": b"x"}
@@ -228,6 +229,7 @@ async def test_a_failure_before_the_first_byte_is_a_proper_answer(client, store,
     "accept",
     ["application/x-tar", "application/tar+gzip", "application/x-tar\r\nAccept-Encoding: zstd"],
 )
+@pytest.mark.patient
 async def test_a_failure_in_the_middle_cuts_the_connection(port, store, transfers, accept):
     knit_id = a_data(store, transfers, files={"a": os.urandom(3 << 20)})
     changing = transfers.folder(knit_id) / "b"
@@ -263,6 +265,7 @@ async def test_a_client_that_hangs_up_ends_the_transfer(port, store, transfers, 
 
 @pytest.mark.parametrize("linger_timeout", [0.3])
 @pytest.mark.parametrize("timeouts", [Timeouts(write=0.5)])
+@pytest.mark.patient
 async def test_a_client_that_takes_nothing_is_given_up(port, store, transfers, set_lease):
     set_lease(0.06)
     knit_id = a_data(store, transfers, files={})
@@ -282,6 +285,7 @@ async def test_a_client_that_takes_nothing_is_given_up(port, store, transfers, s
 
 @pytest.mark.parametrize("linger_timeout", [0.3])
 @pytest.mark.parametrize("timeouts", [Timeouts(write=0.5)])
+@pytest.mark.patient
 async def test_a_reader_of_a_log_that_takes_nothing_is_given_up(port, store, transfers):
     run = store.add_run(RunStatus.DONE, log=True)
     large(transfers.folder(run.log.knit_id) / "log")

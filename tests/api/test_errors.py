@@ -130,6 +130,7 @@ async def ask(deps: Deps, path: str) -> httpx.Response:
         return await client.get(path)
 
 
+@pytest.mark.patient
 async def test_the_api_starts_without_its_parts_and_recovers_by_itself(
     store: MemoryStore, transfers: FakeTransfers
 ):

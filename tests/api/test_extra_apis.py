@@ -257,6 +257,7 @@ async def test_a_client_that_waits_for_100_is_told_a_refusal_instead(port, extra
         assert b"100 Continue" not in answer
 
 
+@pytest.mark.patient
 async def test_a_service_that_knows_no_100_gets_the_body_all_the_same(port, extra: PutInForce):
     async with service(sends(OK)) as behind:
         extra(behind.port)

@@ -140,6 +140,7 @@ async def test_a_request_that_could_be_read_in_two_ways_is_never_complete(
         assert not answer.startswith(b"HTTP/1.1 200 ") or behind.requests
 
 
+@pytest.mark.patient
 async def test_a_service_that_never_responds_is_given_up(port, extra: PutInForce):
     async with service(sends(), closes=False) as behind:
         extra(behind.port, idle_timeout=1.0)
@@ -150,6 +151,7 @@ async def test_a_service_that_never_responds_is_given_up(port, extra: PutInForce
         await until(lambda: behind.ended)
 
 
+@pytest.mark.patient
 async def test_a_head_that_drips_is_given_up_too(port, extra: PutInForce):
     """Slow loris from behind: each byte is in time, and the response never begins."""
 
@@ -165,6 +167,7 @@ async def test_a_head_that_drips_is_given_up_too(port, extra: PutInForce):
         assert parts(await talk(port, request()))[0] == 504
 
 
+@pytest.mark.patient
 async def test_a_body_that_stops_is_cut(port, extra: PutInForce):
     async with service(sends(CHUNKED + chunk(b"part")), closes=False) as behind:
         extra(behind.port, idle_timeout=1.0)
@@ -184,6 +187,7 @@ async def test_a_slow_body_that_moves_is_not_cut(port, extra: PutInForce):
         assert content.endswith(b"39")
 
 
+@pytest.mark.patient
 async def test_a_client_that_sends_nothing_more_is_told_so(port, extra: PutInForce):
     async with service(sends(OK)) as behind:
         extra(behind.port, idle_timeout=1.0)
@@ -194,6 +198,7 @@ async def test_a_client_that_sends_nothing_more_is_told_so(port, extra: PutInFor
         assert not behind.last.complete
 
 
+@pytest.mark.patient
 async def test_a_service_that_takes_nothing_more_is_given_up(port, extra: PutInForce):
     stop = asyncio.Event()
 
@@ -220,6 +225,7 @@ async def test_a_service_that_takes_nothing_more_is_given_up(port, extra: PutInF
         stop.set()
 
 
+@pytest.mark.patient
 async def test_a_client_that_takes_nothing_more_is_cut(port, extra: PutInForce):
     async def endless(_: Received, writer: asyncio.StreamWriter) -> None:
         writer.write(CHUNKED)

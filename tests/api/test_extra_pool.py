@@ -64,6 +64,7 @@ async def test_a_body_begins_on_a_new_connection(port, extra: PutInForce):
         assert behind.connections == 2
 
 
+@pytest.mark.patient
 async def test_a_connection_that_the_service_has_ended_is_not_used(port, extra: PutInForce):
     """It has not said so beforehand."""
     async with service(sends(OK, pause=0)) as behind:
@@ -181,6 +182,7 @@ async def test_a_connection_does_not_wait_for_long(port, extra: PutInForce):
         await until(lambda: behind.ended == 1)
 
 
+@pytest.mark.patient
 async def test_nor_for_longer_than_the_service_says(port, extra: PutInForce):
     answered = OK.replace(b"\r\n\r\n", b"\r\nKeep-Alive: max=9, timeout=1\r\n\r\n")
     async with service(sends(answered), keeps=True) as behind:

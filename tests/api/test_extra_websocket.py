@@ -126,6 +126,7 @@ async def test_a_client_that_leaves_ends_the_services_side(port, extra: PutInFor
         await until(lambda: behind.ended)
 
 
+@pytest.mark.patient
 async def test_where_nothing_moves_it_is_ended(port, extra: PutInForce):
     async with service(sends(SWITCHED), closes=False) as behind:
         extra(behind.port, idle_timeout=1.0)

@@ -64,6 +64,7 @@ def checked(method: str, answer: bytes) -> tuple[int, bytes]:
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.patient
 async def test_every_route_says_where_its_answers_end(app, port, store, transfers, version):
     knit_id = a_data(store, transfers)
     run = store.add_run(RunStatus.DONE, log=True)
@@ -133,6 +134,7 @@ async def test_an_archive_that_changes_meanwhile_is_cut(
     assert transfers.failures
 
 
+@pytest.mark.patient
 async def test_a_log_has_a_length_and_can_be_had_from_an_offset(port, store, transfers):
     run = store.add_run(RunStatus.RUNNING, log=True)
     folder = transfers.folder(run.log.knit_id)

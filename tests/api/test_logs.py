@@ -45,6 +45,7 @@ def a_run(store: MemoryStore, transfers: FakeTransfers, status: RunStatus, text:
         (S.INVALIDATED, 404),
     ],
 )  # fmt: skip
+@pytest.mark.patient
 async def test_every_status_has_its_answer(client, store, transfers, status, wanted, query):
     run_id, _ = a_run(store, transfers, status, "so far\n")
     asking = asyncio.create_task(client.get(f"/runs/{run_id}/log{query}"))
@@ -97,6 +98,7 @@ async def test_a_run_that_never_had_a_volume_is_404(client, store, transfers):
     assert (await client.get(f"/runs/{run_id}/log")).status_code == 404
 
 
+@pytest.mark.patient
 async def test_following_shows_each_line_as_it_comes_and_ends_with_the_run(port, store, transfers):
     """The file need not be there yet; what comes at the very end is not lost."""
     run_id, folder = a_run(store, transfers, S.STARTING)
@@ -119,6 +121,7 @@ async def test_following_shows_each_line_as_it_comes_and_ends_with_the_run(port,
 
 
 @pytest.mark.parametrize("timeouts", [Timeouts(log_poll_interval=0.05, log_idle_while_ending=0.1)])
+@pytest.mark.patient
 async def test_a_disrupted_run_is_not_followed_any_longer(client, store, transfers):
     """It is launched again only once nobody reads its log."""
     run_id, _ = a_run(store, transfers, S.RUNNING, "so far\n")
@@ -128,6 +131,7 @@ async def test_a_disrupted_run_is_not_followed_any_longer(client, store, transfe
     assert answer.text == "so far\n"
 
 
+@pytest.mark.patient
 async def test_a_stopped_run_may_have_a_last_word(port, store, transfers):
     run_id, folder = a_run(store, transfers, S.RUNNING, "begun\n")
     reader, writer = await follow(port, run_id)
@@ -142,6 +146,7 @@ async def test_a_stopped_run_may_have_a_last_word(port, store, transfers):
     writer.close()
 
 
+@pytest.mark.patient
 async def test_following_outlives_a_store_that_is_away(port, store, transfers):
     run_id, folder = a_run(store, transfers, S.RUNNING, "one\n")
     reader, writer = await follow(port, run_id)
@@ -157,6 +162,7 @@ async def test_following_outlives_a_store_that_is_away(port, store, transfers):
     writer.close()
 
 
+@pytest.mark.patient
 async def test_a_look_that_took_long_is_not_the_last(client, store, transfers, monkeypatch):
     """It may have been made before the last words were written, however late its answer came."""
     run_id, _ = a_run(store, transfers, S.RUNNING)
@@ -174,6 +180,7 @@ async def test_a_look_that_took_long_is_not_the_last(client, store, transfers, m
     assert (await client.get(f"/runs/{run_id}/log?follow")).text == "last words\n"
 
 
+@pytest.mark.patient
 async def test_a_deleted_run_ends_the_following(port, store, transfers):
     run_id, _ = a_run(store, transfers, S.RUNNING, "one\n")
     reader, writer = await follow(port, run_id)
@@ -201,6 +208,7 @@ async def test_followers_do_not_outlive_the_server(port, store, transfers, deps:
     writer.close()
 
 
+@pytest.mark.patient
 async def test_many_followers_leave_room_for_others(client: httpx.AsyncClient, store, transfers):
     run_id, _ = a_run(store, transfers, S.RUNNING, "one\n")
     following = [asyncio.create_task(client.get(f"/runs/{run_id}/log?follow")) for _ in range(50)]
@@ -219,6 +227,7 @@ async def follow(port: int, run_id: str) -> tuple[asyncio.StreamReader, asyncio.
     return reader, writer
 
 
+@pytest.mark.patient
 async def test_a_link_in_place_of_the_log_is_not_followed(client, store, transfers, tmp_path: Path):
     run_id, folder = a_run(store, transfers, S.RUNNING)
     (tmp_path / "secret").write_text("secret")

@@ -71,6 +71,7 @@ def objects(value: BaseModel) -> Iterator[BaseModel]:
 )
 @settings(max_examples=examples(25), suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(lot=st.data())
+@pytest.mark.patient
 def test_as_the_types_say(lot: Any, kind: Any, write: Any, described: type[BaseModel]) -> None:
     """The same keys in the same order, the same are left out, and none is unknown."""
     written = to_json(write(lot.draw(st.from_type(kind))))

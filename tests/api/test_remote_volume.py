@@ -237,6 +237,7 @@ async def test_a_wrong_token_is_no_answer_to_the_client(client, transfers):
 
 
 @pytest.mark.parametrize("timeouts", [Timeouts(log_poll_interval=0.05)])
+@pytest.mark.patient
 async def test_a_log_through_an_agent(client, port, store, transfers, volume):
     (volume / "log").write_text("one\n")
     run_id = store.add_run(RunStatus.RUNNING, log=True).summary.run_id
@@ -256,6 +257,7 @@ async def test_a_log_through_an_agent(client, port, store, transfers, volume):
     assert unchunked(rest.partition(b"\r\n")[2])[2]
 
 
+@pytest.mark.patient
 async def test_the_agents_answer_comes_through_while_the_client_still_sends(
     client, transfers, volume
 ):
@@ -285,6 +287,7 @@ async def test_a_download_through_an_agent_has_a_length_over_http_1_0(port, stor
 
 
 @pytest.mark.usefixtures("reader")
+@pytest.mark.patient
 async def test_a_log_through_an_agent_has_a_length_and_an_offset(port, store):
     run = store.add_run(RunStatus.DONE, log=True)
     whole = b"".join(content for _, content in sorted(HELLO.items()))

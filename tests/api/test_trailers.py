@@ -119,6 +119,7 @@ async def test_a_cut_response_has_no_last_chunk():
     assert not complete
 
 
+@pytest.mark.patient
 async def test_a_body_nobody_wants_is_not_listened_to_for_ever():
     """A refused client may go on sending for a moment, so that it finds the answer; no longer."""
 

@@ -150,6 +150,7 @@ async def test_a_body_cut_by_its_sender_leaves_nothing(port, store, transfers):
 
 
 @pytest.mark.parametrize("linger_timeout", [0.5])
+@pytest.mark.patient
 async def test_a_silent_client_is_given_up_after_the_lease(port, store, transfers, set_lease):
     set_lease(0.5)
     head = b"POST /api/data HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-tar\r\n"
@@ -212,6 +213,7 @@ async def test_failures_of_the_disk_are_told_apart(
     assert_nothing_is_left(store, transfers)
 
 
+@pytest.mark.patient
 async def test_a_client_that_falls_silent_is_told_so(client, store, transfers, set_lease):
     """Also where there is no socket to read from, as behind TLS: the thread that waits is freed."""
 
@@ -317,6 +319,7 @@ async def test_a_client_hears_why_its_whole_upload_has_failed(client, store, tra
     assert told["reason"] == f"the upload ended as failed: {transfers.volume_gone}"
 
 
+@pytest.mark.patient
 async def test_the_end_is_tried_again_while_temporal_is_away(client, transfers):
     transfers.finish_errors = [EngineUnavailable(), EngineUnavailable()]
     answer = await client.post("/data", content=tar_of(HELLO), headers=TAR)
@@ -373,6 +376,7 @@ def ended_as(store, status):
     return finish
 
 
+@pytest.mark.patient
 async def test_ending_the_server_in_the_middle_leaves_nothing(
     app: FastAPI, store: MemoryStore, transfers: FakeTransfers
 ):
@@ -397,6 +401,7 @@ async def test_ending_the_server_in_the_middle_leaves_nothing(
     assert_nothing_is_left(store, transfers)
 
 
+@pytest.mark.patient
 async def test_many_uploads_at_once_do_not_wait_for_slow_ones(
     client: httpx.AsyncClient, transfers: FakeTransfers
 ):

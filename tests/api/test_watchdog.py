@@ -63,6 +63,7 @@ async def test_a_call_is_given_up_when_the_database_does_not_answer(stuck: Stuck
     assert stuck.cancelled == 1
 
 
+@pytest.mark.patient
 async def test_a_slow_call_is_waited_for_while_the_database_answers(stuck: Stuck):
     asking = asyncio.create_task(watched(stuck, check_interval=0.05).plans.get("x"))
     await asyncio.sleep(0.5)
@@ -72,6 +73,7 @@ async def test_a_slow_call_is_waited_for_while_the_database_answers(stuck: Stuck
     assert stuck.cancelled == 0
 
 
+@pytest.mark.patient
 async def test_no_call_is_waited_for_without_end(stuck: Stuck):
     async with asyncio.timeout(PATIENCE):
         with pytest.raises(StoreUnavailable, match="too long"):

@@ -78,8 +78,8 @@ class Source:
 
 
 async def backup() -> None:
-    """1,000 Data of `KNIT_BENCH_MIB` MiB together (512): a first backup, a second, a restore."""
-    total = int(os.environ.get("KNIT_BENCH_MIB", "512")) << 20
+    """1,000 Data of `KNIT_BENCH_MIB` MiB together (5,120): a first backup, a second, a restore."""
+    total = int(os.environ.get("KNIT_BENCH_MIB", "5120")) << 20
     with tempfile.TemporaryDirectory(prefix="knit-bench-") as folder:
         root = Path(folder)
         root.chmod(0o755)

@@ -31,17 +31,13 @@ from tests.waiting import wait_until
 
 FILES = {"a.txt": b"hello", "sub/b.bin": os.urandom(12_000), "zeros": bytes(3000)}
 
-PATIENT = pytest.mark.patient
+pytestmark = pytest.mark.patient
 HOPS = [
-    pytest.param({"upstream": True}, id="asks in 1.0", marks=PATIENT),
-    pytest.param({"downstream": True}, id="answers in 1.0", marks=PATIENT),
+    pytest.param({"upstream": True}, id="asks in 1.0"),
+    pytest.param({"downstream": True}, id="answers in 1.0"),
     pytest.param({"upstream": True, "downstream": True}, id="asks and answers in 1.0"),
-    pytest.param({"rechunk": True}, id="makes chunks of its own", marks=PATIENT),
-    pytest.param(
-        {"upstream": True, "rechunk": True},
-        id="asks in 1.0, makes chunks of its own",
-        marks=PATIENT,
-    ),
+    pytest.param({"rechunk": True}, id="makes chunks of its own"),
+    pytest.param({"upstream": True, "rechunk": True}, id="asks in 1.0, makes chunks of its own"),
     pytest.param({}, id="passes on"),
 ]
 
@@ -58,7 +54,7 @@ def hop(api: LiveApi, request: pytest.FixtureRequest) -> Iterator[Hop]:
         yield hop
 
 
-@pytest.fixture(params=["our transport", pytest.param("httpx's own", marks=PATIENT)])
+@pytest.fixture(params=["our transport", "httpx's own"])
 def client(hop: Hop, request: pytest.FixtureRequest) -> Iterator[ApiClient]:
     """Where a proxy is in the environment, httpx's own transport carries everything."""
     with open_api(
@@ -77,7 +73,7 @@ def content_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
-@pytest.mark.parametrize("form", ["folder", pytest.param("file", marks=PATIENT)])
+@pytest.mark.parametrize("form", ["folder", "file"])
 def test_what_arrives_is_whole_wherever_it_was_cut_before(api, hop, client, form, tmp_path):
     """Begun anew until it is."""
     knit_id = a_data(api.store, api.transfers, files=FILES)
@@ -106,9 +102,7 @@ def test_what_goes_into_a_pipe_is_whole_if_it_was_cut_before_its_first_byte(api,
     assert hop.cuts == []
 
 
-@pytest.mark.parametrize(
-    "form", ["stream", *(pytest.param(one, marks=PATIENT) for one in ("folder", "file"))]
-)
+@pytest.mark.parametrize("form", ["stream", "folder", "file"])
 def test_what_is_always_cut_is_an_error_and_leaves_nothing(api, hop, client, form, tmp_path):
     knit_id = a_data(api.store, api.transfers, files=FILES)
     pull = {"folder": pull_folder, "file": pull_file}

@@ -152,6 +152,7 @@ def test_what_is_not_executable_or_no_file_is_no_command(knit):
         assert knit(name).code == 2
 
 
+@pytest.mark.patient
 def test_its_streams_are_knits_own(tmp_path: Path):
     """The real program: what it reads and writes goes through no hands of ours."""
     program = tmp_path / "knit-shout"

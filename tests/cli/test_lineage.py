@@ -228,6 +228,7 @@ def test_what_vanishes_meanwhile_is_left_out(knit, api):
     assert all({edge["from"], edge["to"]} <= nodes for edge in found["edges"])
 
 
+@pytest.mark.patient
 def test_every_edge_has_both_ends(knit, api):
     data, _ = chain(api, 4)
     for start, hops in itertools.product(data, ("1", "2", "all")):

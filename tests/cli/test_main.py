@@ -296,6 +296,7 @@ def test_the_version_flag_gives_name_and_number(bare_knit):
     assert ended.out.decode() == f"knit {metadata.version('knit')}\n"
 
 
+@pytest.mark.patient
 def test_license_names_what_is_used(bare_knit):
     text = bare_knit("license").out.decode()
     assert "knit: Apache-2.0" in text
@@ -309,6 +310,7 @@ def test_every_command_has_a_help_page(bare_knit, name):
     assert f"Usage: knit {name}" in ended.out.decode()
 
 
+@pytest.mark.patient
 def test_help_imports_nothing_that_carries_out_a_command():
     """A measured need: with that the help takes four times as long.
 

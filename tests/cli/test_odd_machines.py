@@ -59,6 +59,7 @@ CLOSED, FULL = (">&-", "Bad file descriptor"), (">/dev/full", "No space left on 
         ),
     ],
 )
+@pytest.mark.patient
 def test_a_result_that_cannot_be_written_is_an_error(shell, command, out, reason):
     code, _, err = shell(f"$knit {command} {out}")
     assert code == 1

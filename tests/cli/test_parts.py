@@ -155,6 +155,7 @@ def test_gzip_there_and_back_in_any_pieces(chunks, size):
     assert b"".join(gunzipped(cut)) == b"".join(chunks)
 
 
+@pytest.mark.patient
 def test_gunzip_takes_several_members_and_bounded_pieces():
     packed = gzip.compress(b"a" * 50_000_000) + gzip.compress(b"b")
     sizes = [len(chunk) for chunk in gunzipped([packed])]
@@ -187,6 +188,7 @@ def test_reading_ahead_keeps_order_and_passes_errors_after_what_came_before():
         next(chunks)
 
 
+@pytest.mark.patient
 def test_reading_ahead_is_bounded_and_its_thread_ends():
     fetched = []
 

@@ -156,6 +156,7 @@ def test_a_yaml_tag_constructs_nothing(knit, api):
     assert knit("plan", "apply", "plan.yaml").json["image"] == "localhost:5000/train:v1"
 
 
+@pytest.mark.patient
 def test_anchors_that_explode_are_refused(knit):
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]

@@ -38,6 +38,7 @@ def shown(knit, *arguments: str) -> list[int]:
     return sorted(int(plan["image"].partition(":")[2]) for plan in found["plans"])
 
 
+@pytest.mark.patient
 def test_both_directions_three_plans_far_unless_told_otherwise(knit, plans):
     assert shown(knit, plans[0]) == [0, 1, 2, 3, 4]  # 4 is fed by the log of 2
     assert shown(knit, plans[4]) == [0, 1, 2, 3, 4]
@@ -111,6 +112,7 @@ def test_dot_is_what_is_piped(knit, plans):
     assert '<FONT COLOR="gray">inactive</FONT>' in inactive
 
 
+@pytest.mark.patient
 def test_json_has_the_plans_and_what_leads_where(knit, api, plans):
     found = knit("plan", "graph", plans[2], "-d", "-n", "1", "--format", "json").json
     assert found["start"] == plans[2]

@@ -177,6 +177,7 @@ def test_a_log_that_is_another_and_longer_one_is_not_mixed(knit, api, flags, sta
     assert "retried" in ended.err
 
 
+@pytest.mark.patient
 def test_a_silent_run_is_followed_for_as_long_as_it_goes_on(knit, api):
     """However often a proxy takes its silence for an idle connection; and without a word of it."""
     run, _ = api.add_run({}, {}, status="running", log=True)

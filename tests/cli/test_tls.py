@@ -118,6 +118,7 @@ COMMAND_FORMS = ["plain", "comment in UTF-8", "comment in Latin-1", "byte order 
 
 
 @pytest.mark.parametrize("form", COMMAND_FORMS)
+@pytest.mark.patient
 def test_an_authority_in_every_form_is_trusted(made, api, find, form):
     assert find(api, forms(made)[form]) == (0, "[]\n", "")
 

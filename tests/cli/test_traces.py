@@ -14,6 +14,7 @@ from tests.otlp import traced
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
 
 
+@pytest.mark.patient
 def test_a_command_and_its_requests_are_one_trace(knit, api, monkeypatch):
     """Named by its words, without what the user has given it."""
     with traced(monkeypatch) as receiving:

@@ -52,6 +52,7 @@ async def admit(store: PostgresStore, total: int, per_plan: int | None = None) -
     return [one.key for one in await store.admission.admit(AdmissionLimits(total, per_plan))]
 
 
+@pytest.mark.patient
 async def test_admitted_runs_are_given_until_they_are_started(store: PostgresStore) -> None:
     plan = await waiting(store, 2)
     first = await store.admission.admit(MANY)
@@ -133,6 +134,7 @@ async def test_no_more_than_the_limit_are_under_way(store: PostgresStore) -> Non
     assert await admit(store, 1) == second
 
 
+@pytest.mark.patient
 async def test_the_limit_per_plan(store: PostgresStore) -> None:
     one = await waiting(store, 4, image="one:1")
     two = await waiting(store, 3, image="two:1")
@@ -363,6 +365,7 @@ async def test_uploads_are_neither_admitted_nor_counted(store: PostgresStore) ->
     assert len(await admit(store, 1)) == 1
 
 
+@pytest.mark.patient
 async def test_processes_that_admit_at_once_keep_the_limit(store: PostgresStore) -> None:
     await waiting(store, 20)
     answers = await asyncio.gather(*(admit(store, 7) for _ in range(8)))
@@ -541,6 +544,7 @@ async def grows(turns: list[int], beyond: int) -> None:
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.patient
 async def test_work_yields_at_once_and_on_notification(store: PostgresStore) -> None:
     async with counted(store, timedelta(hours=1)) as turns:
         await grows(turns, 1)  # at once, and when the listener has connected
@@ -557,6 +561,7 @@ async def test_work_yields_at_once_and_on_notification(store: PostgresStore) -> 
             await grows(turns, before)
 
 
+@pytest.mark.patient
 async def test_work_falls_back_to_looking_by_itself(store: PostgresStore) -> None:
     turns = store.projection.wake_ups(fallback=timedelta(milliseconds=50))
     async with asyncio.timeout(PATIENCE):
@@ -578,6 +583,7 @@ async def test_work_survives_a_lost_connection(store: PostgresStore, url: str) -
         await grows(turns, 3)
 
 
+@pytest.mark.patient
 async def test_wait_final_returns_when_the_run_is_final(store: PostgresStore) -> None:
     key, _ = await begin(store)
     async with asyncio.timeout(PATIENCE):

@@ -117,6 +117,7 @@ async def test_the_migration_grants_what_knit_needs(roles: Roles) -> None:
         "DROP TABLE token",
     ],
 )
+@pytest.mark.patient
 async def test_the_application_cannot_touch_the_audit_log(served: Roles, statement: str) -> None:
     with psycopg.connect(served.application, autocommit=True) as connection:
         try:
@@ -142,6 +143,7 @@ async def test_not_even_the_owner_changes_it_by_mistake(url: str, statement: str
         assert connection.execute("SELECT actor FROM audit").fetchall() == [("a",)]
 
 
+@pytest.mark.patient
 async def test_rights_that_the_role_had_before_are_taken(roles: Roles) -> None:
     await migrate(roles.owner)
     with psycopg.connect(roles.owner, autocommit=True) as connection:
@@ -153,6 +155,7 @@ async def test_rights_that_the_role_had_before_are_taken(roles: Roles) -> None:
                 connection.execute(statement)  # type: ignore[call-overload]
 
 
+@pytest.mark.patient
 async def test_a_role_from_which_nothing_could_be_kept_is_refused(roles: Roles) -> None:
     with psycopg.connect(roles.owner) as connection:
         row = connection.execute("SELECT current_user").fetchone()
@@ -163,6 +166,7 @@ async def test_a_role_from_which_nothing_could_be_kept_is_refused(roles: Roles) 
         await migrate(roles.owner, application_role="nobody")
 
 
+@pytest.mark.patient
 async def test_tables_and_grants_come_together(roles: Roles) -> None:
     """Or a process that starts meanwhile would find tables that it may not read."""
     with pytest.raises(RoleRefused):

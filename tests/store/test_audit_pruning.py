@@ -91,6 +91,7 @@ def removed(url: str, before: datetime, by: str = "mary") -> int:
         return remove(connection, before, sha256=digest, by=by)
 
 
+@pytest.mark.patient
 def test_one_that_is_cut_is_seen_and_the_next_goes_on(url: str, monkeypatch) -> None:
     """Its record has no outcome; every row is in the one export or in the other."""
     fill(url)
@@ -119,6 +120,7 @@ def test_one_that_is_cut_is_seen_and_the_next_goes_on(url: str, monkeypatch) -> 
     assert counts(url) == {"PUT": 200, "PRUNE": 4}
 
 
+@pytest.mark.patient
 def test_what_is_young_stays(url: str) -> None:
     fill(url)
     with pytest.raises(PruningRefused, match="the last 30 days stay"):
@@ -126,6 +128,7 @@ def test_what_is_young_stays(url: str) -> None:
     assert counts(url) == {"PUT": 400, "PRUNE": 1}
 
 
+@pytest.mark.patient
 async def test_only_the_owner_can(roles: Roles) -> None:  # noqa: F811
     await migrate(roles.owner, application_role=roles.name)
     fill(roles.owner)

@@ -58,6 +58,7 @@ def counts(url: str) -> list[int]:
     return [row["n"] for row in fetch(url, "SELECT n FROM count ORDER BY id")]
 
 
+@pytest.mark.patient
 async def test_a_connection_that_died_idle_is_replaced(db: Database, url: str) -> None:
     await asyncio.gather(*(db.row("SELECT pg_sleep(0.05)") for _ in range(4)))
     fetch(url, KILL_OTHERS)
@@ -102,6 +103,7 @@ async def narrow(db: Database, url: str) -> AsyncIterator[Database]:
     await database.aclose()
 
 
+@pytest.mark.patient
 async def test_a_statement_that_was_passed_over_is_not_taken_for_prepared(
     url: str, narrow: Database
 ) -> None:
@@ -113,6 +115,7 @@ async def test_a_statement_that_was_passed_over_is_not_taken_for_prepared(
     assert counts(url) == [0, 6]
 
 
+@pytest.mark.patient
 async def test_nor_is_one_of_a_call_that_was_cancelled(url: str, narrow: Database) -> None:
     waits = ("SELECT pg_sleep(1000)", None)
     at_work = "SELECT 1 FROM pg_stat_activity WHERE query = %s AND state = 'active'"
@@ -125,6 +128,7 @@ async def test_nor_is_one_of_a_call_that_was_cancelled(url: str, narrow: Databas
     assert counts(url) == [0, 6]
 
 
+@pytest.mark.patient
 async def test_statements_sent_together_on_a_connection_that_died_idle_go_over_another(
     db: Database, url: str
 ) -> None:
@@ -184,6 +188,7 @@ async def test_connections_that_nobody_answers_do_not_use_up_the_pool(url: str) 
         await database.aclose()
 
 
+@pytest.mark.patient
 async def test_a_connection_that_dies_in_a_transaction_is_tried_once_more(
     db: Database, url: str
 ) -> None:
@@ -202,6 +207,7 @@ async def test_a_connection_that_dies_in_a_transaction_is_tried_once_more(
     assert counts(url) == [1, 1]
 
 
+@pytest.mark.patient
 async def test_a_database_that_stays_away_is_unavailable(db: Database, url: str) -> None:
     async def work(session: Session) -> None:
         await asyncio.to_thread(fetch, url, KILL_OTHERS)
@@ -218,6 +224,7 @@ FULL = "DO $$ BEGIN RAISE 'could not extend file' USING ERRCODE = 'disk_full'; E
 """What PostgreSQL says of a full disk, with its code."""
 
 
+@pytest.mark.patient
 async def test_a_full_disk_is_told_as_such(db: Database, tmp_path: Path) -> None:
     """By its code, in the words of a refused connection, or as we see it on a dead server's disk;
     never as a wrong address."""
@@ -243,6 +250,7 @@ async def test_a_server_that_died_of_a_full_disk_is_told_by_its_folder(
     assert str(tmp_path) in failure.value.advice
 
 
+@pytest.mark.patient
 async def test_what_makes_room_may_use_the_reserve(url: str, db: Database, tmp_path: Path) -> None:
     """As much of it as it needs; others get an error; without any left, it gets one too."""
     reserve = Reserve(tmp_path / "reserve")
@@ -268,6 +276,7 @@ async def test_what_makes_room_may_use_the_reserve(url: str, db: Database, tmp_p
     await other.aclose()
 
 
+@pytest.mark.patient
 async def test_a_bug_is_not_unavailable(db: Database) -> None:
     with pytest.raises(psycopg.errors.UndefinedTable):
         await db.row("SELECT * FROM nothing")
@@ -275,6 +284,7 @@ async def test_a_bug_is_not_unavailable(db: Database) -> None:
         await db.do("INSERT INTO count VALUES (3, -1)")
 
 
+@pytest.mark.patient
 async def test_deadlocks_are_run_again(db: Database, url: str) -> None:
     both = asyncio.Barrier(2)
     tries = []
@@ -294,6 +304,7 @@ async def test_deadlocks_are_run_again(db: Database, url: str) -> None:
     assert len(tries) == 3
 
 
+@pytest.mark.patient
 async def test_a_failure_rolls_back_and_frees_the_connection(db: Database, url: str) -> None:
     async def work(session: Session) -> None:
         await bump(session)
@@ -305,6 +316,7 @@ async def test_a_failure_rolls_back_and_frees_the_connection(db: Database, url: 
     assert counts(url) == [0, 0]
 
 
+@pytest.mark.patient
 async def test_a_cancelled_transaction_leaves_nothing(db: Database, url: str) -> None:
     async def work(session: Session) -> None:
         await bump(session)
@@ -321,6 +333,7 @@ async def test_a_cancelled_transaction_leaves_nothing(db: Database, url: str) ->
     assert counts(url) == [1, 0]
 
 
+@pytest.mark.patient
 async def test_who_gets_no_connection_for_long_is_told(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,6 +348,7 @@ async def test_who_gets_no_connection_for_long_is_told(
     await narrow.aclose()
 
 
+@pytest.mark.patient
 async def test_more_callers_than_connections_wait(db: Database, url: str) -> None:
     await asyncio.gather(*(db.transaction(bump) for _ in range(50)))
     assert counts(url) == [50, 0]
@@ -346,6 +360,7 @@ async def test_more_callers_than_connections_wait(db: Database, url: str) -> Non
     await until(lambda: connections() <= 5)  # the server forgets others', here, after their end
 
 
+@pytest.mark.patient
 async def test_what_connections_do_is_measured(url: str) -> None:
     """In use, idle, waited for; nothing is left when all is over."""
     narrow, before = Database(url, 1), usage()
@@ -373,6 +388,7 @@ def usage() -> tuple[float, float, float]:
     return held["in_use"], held["idle"], DATABASE_WAITING._value.get()
 
 
+@pytest.mark.patient
 async def test_ids_come_as_text_and_instants_in_utc(db: Database) -> None:
     row = await db.row(
         "SELECT gen_random_uuid() AS id, now() AS at, ARRAY[gen_random_uuid()] AS ids"

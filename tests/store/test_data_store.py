@@ -80,6 +80,7 @@ async def test_equal_tags_at_once_are_stored_once(store: PostgresStore, url: str
     assert len(fetch(url, "SELECT * FROM data_tag")) == 160
 
 
+@pytest.mark.patient
 async def test_data_of_a_tag_come_by_time_whenever_it_was_added(
     store: PostgresStore, url: str
 ) -> None:

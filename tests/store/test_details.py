@@ -70,6 +70,7 @@ async def test_a_run_that_waits_for_a_place_says_which_is_its_own(
     assert places((await why(store, plan))[3:]) == list(range(1, 22))
 
 
+@pytest.mark.patient
 async def test_the_place_is_that_in_the_order_of_admission(store: PostgresStore, url: str) -> None:
     """Runs are admitted in the order of their places, across Plans and priorities."""
     for number, (count, priority, under_way) in enumerate(
@@ -102,6 +103,7 @@ async def test_a_plan_at_its_own_limit_says_so(store: PostgresStore, url: str) -
     )
 
 
+@pytest.mark.patient
 async def test_far_behind_in_the_queue_there_is_no_place(store: PostgresStore, url: str) -> None:
     """The queue is looked through up to a bound; what it says behind that is still true."""
     plan, other = await a_plan(store), await a_plan(store, "other")

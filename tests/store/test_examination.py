@@ -134,6 +134,7 @@ async def printed() -> dict:
     return json.loads(out)
 
 
+@pytest.mark.patient
 async def test_a_temporal_that_says_nothing_is_told(monkeypatch) -> None:
     monkeypatch.setattr("knit_workflows.examination._PATIENCE", timedelta(seconds=0.2))
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -302,6 +302,7 @@ async def test_another_generation_is_superseded(store: PostgresStore, generation
     assert (await store.runs.get(key.run_id)).summary.status is S.WAITING
 
 
+@pytest.mark.patient
 async def test_of_moves_at_once_one_wins_and_all_learn_the_status(store: PostgresStore) -> None:
     for _ in range(20):
         key, _ = await begin(store)
@@ -385,6 +386,7 @@ async def reasons(store: PostgresStore, key: RunKey) -> list[tuple[RunStatus, st
     return [(one.to_status, one.cause) for one in events if one.from_status is one.to_status]
 
 
+@pytest.mark.patient
 async def test_what_holds_a_run_up_is_written_once_per_reason(
     store: PostgresStore, url: str
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import psycopg
+import pytest
 
 from knit_workflows.store.inspection.hashes import (
     KnownContent,
@@ -40,6 +41,7 @@ async def test_hashes_are_kept_until_somebody_accepts_others(databases: Database
         assert [one.knit_id for one in known_contents(url, knit_ids=(second,))] == [second]
 
 
+@pytest.mark.patient
 async def test_what_was_tried_waits_for_its_turn_and_is_not_compared(databases: Databases) -> None:
     async with databases.store() as (store, url):
         first, second = [await upload(store, "a:1") for _ in range(2)]

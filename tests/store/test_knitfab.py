@@ -26,6 +26,8 @@ from tests.postgres import Databases, fetch
 from tests.store.build import drain, register, spec, upload
 from tests.unit.backup.memory import Silent
 
+pytestmark = pytest.mark.patient
+
 INSTANT = "2024-11-17 19:25:32.123+00"
 ODD = 'a\\b"c, {d}\n\te'
 

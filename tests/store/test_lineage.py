@@ -154,6 +154,7 @@ def check(model: Model, start: str, up: int | None, down: int | None, graph: Lin
 
 
 @pytest.mark.parametrize("cyclic", [False, True])
+@pytest.mark.patient
 async def test_any_lineage_of_any_graph_is_what_the_model_says(
     store: PostgresStore, url: str, cyclic: bool
 ) -> None:
@@ -210,6 +211,7 @@ def ladder(length: int) -> Model:
 
 
 @pytest.mark.parametrize("hops", [None, 10**12, 199])
+@pytest.mark.patient
 async def test_each_thing_is_met_once_whatever_the_number_of_ways(
     store: PostgresStore, url: str, hops: int | None
 ) -> None:

@@ -47,6 +47,7 @@ def test_the_revision_a_store_asks_for_is_the_newest() -> None:
     assert ScriptDirectory.from_config(config).get_current_head() == migrations.REVISION
 
 
+@pytest.mark.patient
 async def test_migrating_at_once_and_again_is_fine(databases: Databases) -> None:
     url = databases.empty()
     await asyncio.gather(*(migrate(url) for _ in range(3)))
@@ -72,6 +73,7 @@ INSERT INTO data_tag (tag_id, knit_id) SELECT tag_id, knit_id FROM tag, data;
 """
 
 
+@pytest.mark.patient
 async def test_rows_of_the_first_revision_are_kept_by_every_later_one(
     databases: Databases,
 ) -> None:
@@ -91,6 +93,7 @@ async def test_rows_of_the_first_revision_are_kept_by_every_later_one(
     databases.drop(url)
 
 
+@pytest.mark.patient
 def test_a_migration_lets_others_pass_while_somebody_uses_a_table(
     databases: Databases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,6 +125,7 @@ def test_a_migration_lets_others_pass_while_somebody_uses_a_table(
     databases.drop(url)
 
 
+@pytest.mark.patient
 def test_what_is_written_while_tags_are_written_anew_is_kept(
     databases: Databases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +166,7 @@ UPDATE run SET updated_at = now() FROM cur WHERE run.run_id = cur.run_id
         ("0007", "run_event", "SELECT", "SELECT 1 FROM run, data", False),
     ],
 )
+@pytest.mark.patient
 def test_a_migration_comes_through_among_those_who_wait_for_it(
     databases: Databases,
     monkeypatch: pytest.MonkeyPatch,
@@ -205,6 +210,7 @@ def waiting(url: str) -> int:
     return int(row["n"])
 
 
+@pytest.mark.patient
 async def test_a_store_on_an_empty_database_asks_for_the_migrations(databases: Databases) -> None:
     url = databases.empty()
     store = opened(url)

@@ -229,6 +229,7 @@ async def test_without_a_worker_for_its_hooks_a_run_says_so(
 
 
 @pytest.mark.parametrize(("total", "ceiling"), [(2, 20), (400, 500), (600, 600)])
+@pytest.mark.patient
 async def test_pending_runs_are_bounded(
     store: PostgresStore, url: str, total: int, ceiling: int
 ) -> None:

@@ -51,6 +51,7 @@ async def test_a_preview_leaves_no_row(store: PostgresStore, url: str) -> None:
     assert fetch(url, "SELECT FROM outbox") == []
 
 
+@pytest.mark.patient
 async def test_a_preview_of_what_somebody_else_registers_meanwhile(store: PostgresStore) -> None:
     """It answers as if it had come before or after; it never hinders the other."""
     for number in range(5):
@@ -72,6 +73,7 @@ async def test_a_plan_that_is_not_there(store: PostgresStore, plan_id: str) -> N
         await store.runs.ensure(PlanId(plan_id), {"/a": KnitId(NOWHERE)})
 
 
+@pytest.mark.patient
 async def test_a_priority_reaches_the_runs_that_have_no_place_yet(
     store: PostgresStore, url: str
 ) -> None:
@@ -98,6 +100,7 @@ async def test_a_priority_reaches_the_runs_that_have_no_place_yet(
     assert priorities(plan_id) == [-5, -5, -5]
 
 
+@pytest.mark.patient
 async def test_the_order_of_a_priority_and_new_runs_does_not_matter(
     store: PostgresStore, url: str
 ) -> None:

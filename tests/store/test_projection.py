@@ -47,6 +47,7 @@ async def test_a_step_says_what_it_did(store: PostgresStore) -> None:
     ]
 
 
+@pytest.mark.patient
 async def test_two_inputs_give_the_cross_product(store: PostgresStore, url: str) -> None:
     plan = await register(store, spec({"/a": "k:a", "/b": "k:b"}))
     left = [await upload(store, "k:a") for _ in range(2)]
@@ -77,6 +78,7 @@ async def test_a_plan_that_comes_late_takes_all_data(store: PostgresStore, url: 
 
 
 @pytest.mark.parametrize("page_size", [1, 3, 100])
+@pytest.mark.patient
 async def test_pages_leave_nothing_out(store: PostgresStore, url: str, page_size: int) -> None:
     for kind in "aaaabbbbb":
         await upload(store, f"k:{kind}")
@@ -93,6 +95,7 @@ async def test_pages_leave_nothing_out(store: PostgresStore, url: str, page_size
     assert max(created) <= page_size
 
 
+@pytest.mark.patient
 async def test_known_combinations_are_passed_over(store: PostgresStore, url: str) -> None:
     await register(store, spec({"/a": "k:a", "/b": "k:a"}))
     data = [await upload(store, "k:a") for _ in range(4)]
@@ -148,6 +151,7 @@ async def test_inputs_that_pin_an_id(store: PostgresStore, url: str) -> None:
 
 
 @pytest.mark.parametrize("without", ["hashjoin", "seqscan", "nestloop", "material"])
+@pytest.mark.patient
 async def test_pins_ask_for_tags_however_they_are_looked_up(
     store: PostgresStore, url: str, without: str
 ) -> None:
@@ -244,6 +248,7 @@ async def test_outputs_and_logs_feed_further_plans(store: PostgresStore, url: st
     assert {plan for plan, _ in runs_in(url)} == {run[0], second, third}
 
 
+@pytest.mark.patient
 async def test_consumers_take_different_events(store: PostgresStore, url: str) -> None:
     await register(store, spec({"/a": "k:a", "/b": "k:a"}))
     for _ in range(8):
@@ -253,6 +258,7 @@ async def test_consumers_take_different_events(store: PostgresStore, url: str) -
     assert fetch(url, "SELECT * FROM outbox") == []
 
 
+@pytest.mark.patient
 async def test_a_failed_step_leaves_its_event(store: PostgresStore, url: str) -> None:
     await register(store, spec({"/a": "k:a"}))
     await upload(store, "k:a")
@@ -265,6 +271,7 @@ async def test_a_failed_step_leaves_its_event(store: PostgresStore, url: str) ->
     assert await drain(store) == 1
 
 
+@pytest.mark.patient
 async def test_removed_tags_do_not_match_any_more(store: PostgresStore, url: str) -> None:
     plan = await register(store, spec({"/a": "k:a", "/b": "k:b"}))
     old = await upload(store, "k:a")

@@ -71,6 +71,7 @@ async def test_a_retry_and_a_purge_of_its_input_exclude_each_other(store: Postgr
     assert isinstance(failed[0], KnitError)
 
 
+@pytest.mark.patient
 async def test_no_run_is_made_of_what_is_purged_in_between(store: PostgresStore, url: str) -> None:
     """Many Data, matched by several processes and purged at once."""
     await register(store, spec({"/in": "k:a"}, {"/out": "k:b"}))

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.operations.quiescence import fail_runs, under_way
 from knit_workflows.store import PostgresStore
@@ -15,6 +17,7 @@ from tests.store.build import admit_all, begin, drain, only, register, spec, upl
 S = RunStatus
 
 
+@pytest.mark.patient
 async def test_runs_with_a_container_are_ended_and_uploads_are_not(
     store: PostgresStore, url: str
 ) -> None:
@@ -47,6 +50,7 @@ async def test_runs_with_a_container_are_ended_and_uploads_are_not(
     assert (await store.runs.events(key.run_id))[-1].actor == "mary"
 
 
+@pytest.mark.patient
 def test_without_a_database_it_says_so() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "knit_workflows.operations.quiescence", "show"],

@@ -24,7 +24,7 @@ SECONDS = float(os.environ.get("KNIT_RACE_SECONDS", "10"))
 PACE = max(1.0, SECONDS / 10)
 SEEDS = range(int(os.environ.get("KNIT_RACE_SEEDS", "3")))
 
-pytestmark = pytest.mark.timeout(300 + 10 * SECONDS)
+pytestmark = [pytest.mark.patient, pytest.mark.timeout(300 + 10 * SECONDS)]
 
 
 @pytest.fixture

@@ -87,6 +87,7 @@ def rebuilt(url: str, volumes: list[FoundVolume]) -> Remains:
     return remains
 
 
+@pytest.mark.patient
 async def test_what_is_rebuilt_is_what_was(databases: Databases) -> None:
     async with databases.store() as (store, url), databases.store() as (_, new):
         volumes = await volumes_of(store)
@@ -97,6 +98,7 @@ async def test_what_is_rebuilt_is_what_was(databases: Databases) -> None:
             rebuilt(new, volumes)
 
 
+@pytest.mark.patient
 async def test_a_combination_that_was_executed_is_not_executed_again(databases: Databases) -> None:
     async with databases.store() as (store, _), databases.store() as (other, new):
         rebuilt(new, await volumes_of(store))
@@ -113,6 +115,7 @@ async def test_a_combination_that_was_executed_is_not_executed_again(databases: 
         assert len(await admit_all(other)) == 1, "the new one with the earlier second upload"
 
 
+@pytest.mark.patient
 async def test_a_volume_may_have_been_adopted_twice(databases: Databases) -> None:
     """Once its Data was purged. The one that was used last has it."""
     async with databases.store() as (store, _), databases.store() as (_, new):
@@ -133,6 +136,7 @@ async def test_a_volume_may_have_been_adopted_twice(databases: Databases) -> Non
         assert kept == [(second, False, True), (first, False, False)]
 
 
+@pytest.mark.patient
 async def test_a_combination_may_have_been_executed_twice(databases: Databases) -> None:
     """By a database that was restored to a time before. The newest is its Run."""
     async with databases.store() as (store, _), databases.store() as (_, new):

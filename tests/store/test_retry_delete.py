@@ -121,6 +121,7 @@ async def test_a_waiting_run_is_deleted(store: PostgresStore, admitted: bool) ->
             await store.execution.spec(RunKey(run_id, 1))
 
 
+@pytest.mark.patient
 async def test_deletion_and_use_at_once(store: PostgresStore, url: str) -> None:
     """Either the Data is used, and its Run stays, or it is gone, and nobody uses it."""
     await register(store, spec({"/in": "type:a"}, {"/out": "type:b"}))

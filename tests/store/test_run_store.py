@@ -68,6 +68,7 @@ async def test_discarded_data_of_a_run_is_shown_as_none(store: PostgresStore, ur
     assert (detail.outputs[0].knit_id, detail.log.knit_id) == (None, None)
 
 
+@pytest.mark.patient
 async def test_a_run_can_be_asked_for(store: PostgresStore, url: str) -> None:
     plan = await register(store, spec({"/a": "k:a", "/b": "k:b"}, active=False))
     left, right = await upload(store, "k:a"), await upload(store, "k:b")
@@ -111,6 +112,7 @@ class CountingSession:
         return await self._session.rows(query, params)
 
 
+@pytest.mark.patient
 async def test_lists_take_a_constant_number_of_statements(store: PostgresStore, url: str) -> None:
     db = Database(url, 1)
 

@@ -107,6 +107,7 @@ async def test_what_was_loaded_is_what_was_read(
         assert look(into).restored == "s1"
 
 
+@pytest.mark.patient
 async def test_runs_that_wait_write_into_no_volume_that_may_be_there(
     store: PostgresStore, url: str, databases: Databases
 ):
@@ -126,6 +127,7 @@ async def test_runs_that_wait_write_into_no_volume_that_may_be_there(
     assert len(set(new)) == 2
 
 
+@pytest.mark.patient
 async def test_ids_go_on_after_those_that_were_loaded(
     store: PostgresStore, url: str, databases: Databases
 ):
@@ -139,6 +141,7 @@ async def test_ids_go_on_after_those_that_were_loaded(
         assert len(rows(into, "SELECT run_id FROM run WHERE assignment_hash IS NOT NULL")) == 2
 
 
+@pytest.mark.patient
 async def test_a_database_in_use_is_refused_and_stays(
     store: PostgresStore, url: str, databases: Databases
 ):

@@ -77,6 +77,7 @@ def test_what_has_no_plain_values_is_said_with_its_line(
     assert line_of(found.value.mark) == line
 
 
+@pytest.mark.patient
 def test_a_file_cannot_expand_without_end() -> None:
     """Each line doubles what the one before it means."""
     lines = ["a0: &a0 [x]"] + [f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 19)]

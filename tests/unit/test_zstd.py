@@ -65,6 +65,7 @@ class Link:
             self.frames.sent(len(frame), len(frame) / self.rate)
 
 
+@pytest.mark.patient
 def test_what_goes_over_a_slow_connection_is_compressed() -> None:
     link = Link(10e6)
     link.send(TEXT, 50)
@@ -72,6 +73,7 @@ def test_what_goes_over_a_slow_connection_is_compressed() -> None:
     assert b"".join(unzstd([bytes(link.sent), link.frames.flush()])) == TEXT * 50
 
 
+@pytest.mark.patient
 def test_what_goes_over_a_fast_one_is_stored() -> None:
     """That is quicker; the archive is whole all the same."""
     link = Link(1e9)
@@ -156,6 +158,7 @@ def test_a_coding_that_nobody_asked_for_is_refused() -> None:
     assert list(decoded([b"x"], "")) == [b"x"]
 
 
+@pytest.mark.patient
 def test_without_the_library_everything_goes_as_it_is() -> None:
     """The command line and the API load, and ask for nothing that they cannot read."""
     script = """

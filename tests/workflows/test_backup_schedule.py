@@ -19,7 +19,6 @@ from temporalio.client import (
 )
 
 from knit_workflows import names
-from knit_workflows.contracts.backups import BackupTaken
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.metrics.instruments import BACKUP_PERIOD, BACKUP_SUCCESS
 from knit_workflows.plugin import Deps, Role
@@ -88,27 +87,17 @@ async def test_a_worker_that_takes_none_measures_them_too(
     backups.measure(None)
 
 
-def taken(set_id: str, unreadable: int = 0) -> BackupTaken:
-    return BackupTaken(
-        set_id=set_id,
-        volumes=1,
-        volumes_read=1,
-        bytes_stored=1,
-        seconds=1,
-        unreadable=unreadable,
-        unpruned="one is damaged",
-    )
-
-
 async def test_the_last_set_is_noted_beside_what_is_there(temporal_client: Client) -> None:
     """What a newer build hands over stays, and so does a schedule for another destination."""
-    await remember(temporal_client, "/kept", taken("one", 2))  # there is none: nothing to note
+    await remember(
+        temporal_client, "/kept", "one", unreadable=2, unpruned="no"
+    )  # there is none: nothing to note
     await put_schedule(temporal_client, NIGHTLY, names.BACKUP_QUEUE)
     before = await arguments(temporal_client, {"of a newer build": [1]})
-    await remember(temporal_client, "/kept", taken("one", 2))
-    noted = before | {"last_set": "one", "unreadable": 2, "unpruned": "one is damaged"}
+    await remember(temporal_client, "/kept", "one", unreadable=2, unpruned="no")
+    noted = before | {"last_set": "one", "unreadable": 2, "unpruned": "no"}
     assert await arguments(temporal_client) == noted
-    await remember(temporal_client, "/other", taken("two"))
+    await remember(temporal_client, "/other", "two", unreadable=0, unpruned="")
     assert await arguments(temporal_client) == noted
 
 
@@ -126,7 +115,7 @@ async def test_a_schedule_that_is_replaced_meanwhile_stays(
         await really(self, *given, **more)
 
     monkeypatch.setattr(ScheduleHandle, "update", late)
-    await remember(temporal_client, "/kept", taken("one"))
+    await remember(temporal_client, "/kept", "one", unreadable=0, unpruned="")
     found = await arguments(temporal_client)
     assert (found["destination"], found["keep"]) == ("/elsewhere", 9)
     assert "last_set" not in found

@@ -56,6 +56,7 @@ def test_the_handout_is_a_profile_the_ca_for_docker_and_a_page(admin: Admin, cha
     assert f"what users need is in {admin.folder}/handouts" in ended.err
 
 
+@pytest.mark.patient
 def test_the_profile_is_one_that_knit_init_takes(installed: Admin):
     profile = installed.folder / "handouts" / "knitprofile"
     ended = installed.knit("init", str(profile))
@@ -79,6 +80,7 @@ def test_hosts_may_be_named_the_preferred_one_first(installed: Admin):
     assert installed("handout", "--host", "a b").code == 1
 
 
+@pytest.mark.patient
 def test_an_address_of_a_balancer_goes_before_nodes_and_is_remembered(installed: Admin):
     installed.succeed("handout", "--api-root", "https://ml.example.com/api")
     installed.succeed("handout")
@@ -124,6 +126,7 @@ def test_a_cluster_without_nodes_has_no_address(prepared: Admin):
 # --- status ---
 
 
+@pytest.mark.patient
 def test_status_shows_releases_what_is_ready_and_ends(installed: Admin):
     deployment(installed, "knit-api", "knit-app")
     ended = installed.succeed("status")
@@ -151,6 +154,7 @@ def test_status_shows_releases_what_is_ready_and_ends(installed: Admin):
     assert timedelta(days=823) < left < timedelta(days=826)
 
 
+@pytest.mark.patient
 def test_status_on_a_terminal_is_for_people(installed: Admin, monkeypatch):
     deployment(installed, "knit-api", "knit-app", ready=0)
     state = {"lastState": {"terminated": {"exitCode": 3}}, "state": {}, "name": "api"}
@@ -169,6 +173,7 @@ def test_status_on_a_terminal_is_for_people(installed: Admin, monkeypatch):
     assert "0/1" in text
 
 
+@pytest.mark.patient
 def test_status_tells_what_runs_inside_and_what_needs_attention(installed: Admin):
     deployment(installed, "knit-api", "knit-app")
     inside = json.loads(installed.succeed("status").out)["inside"]
@@ -186,6 +191,7 @@ def test_status_tells_what_runs_inside_and_what_needs_attention(installed: Admin
         ('{"older": 1}', "the API answers in another form: is it of this version?"),
     ],
 )
+@pytest.mark.patient
 def test_status_of_an_inside_that_cannot_be_shown(installed: Admin, answer, problem):
     deployment(installed, "knit-api", "knit-app")
     installed.tools.say("inside.json", answer)
@@ -195,6 +201,7 @@ def test_status_of_an_inside_that_cannot_be_shown(installed: Admin, answer, prob
     assert (found["inside"], found["problems"]) == (None, [problem])
 
 
+@pytest.mark.patient
 def test_status_before_an_installation_is_not_ready(prepared: Admin):
     ended = prepared("status")
     assert ended.code == 1
@@ -202,6 +209,7 @@ def test_status_before_an_installation_is_not_ready(prepared: Admin):
     assert {one["status"] for one in found["releases"]} == {"not installed"}
 
 
+@pytest.mark.patient
 def test_status_of_an_unreadable_certificate_is_not_ready(installed: Admin):
     (installed.folder / "certs" / "server.crt").write_text("")
     ended = installed("status", "--json")
@@ -252,6 +260,7 @@ def test_a_renewed_authority_needs_new_handouts(installed: Admin):
     assert len(list((installed.folder / "certs").glob("replaced-*"))) == 2
 
 
+@pytest.mark.patient
 def test_a_given_certificate_is_brought_to_the_cluster(installed: Admin):
     mine = made(name="mine")
     ca, ca_key = write_pair(installed, "ca", mine)
@@ -262,24 +271,28 @@ def test_a_given_certificate_is_brought_to_the_cluster(installed: Admin):
     assert "error: --renew-ca and certificates exclude each other\n" in both.err
 
 
+@pytest.mark.patient
 def test_before_the_installation_only_the_folder_is_renewed(prepared: Admin):
     ended = prepared.succeed("renew-certs")
     assert "the handouts are as they were: the Service knit-api has no port" in ended.err
     assert "secret/knit-admin-tls" not in prepared.tools.objects()
 
 
+@pytest.mark.patient
 def test_a_damaged_certificate_is_renewed(installed: Admin):
     (installed.folder / "certs" / "server.crt").write_text("damaged")
     installed.succeed("renew-certs")
     assert names(installed) == ("10.0.0.7", "localhost", "127.0.0.1")
 
 
+@pytest.mark.patient
 def test_renewal_ends_plain_http(prepared: Admin):
     prepared.succeed("prepare", "--no-tls")
     prepared.succeed("renew-certs")
     assert not (prepared.folder / "certs" / "no-tls").exists()
 
 
+@pytest.mark.patient
 def test_an_expired_authority_cannot_sign(prepared: Admin):
     old = made(ends=datetime.now(UTC) - timedelta(hours=1))
     (prepared.folder / "certs" / "ca.crt").write_bytes(old.certificate)
@@ -307,6 +320,7 @@ def fill(admin: Admin) -> None:
     admin.tools.add("Pod", "worker-run-1-x", metadata={"labels": own})
 
 
+@pytest.mark.patient
 def test_uninstall_removes_api_and_workers_and_keeps_the_rest(installed: Admin):
     fill(installed)
     before = installed.tools.objects()
@@ -339,6 +353,7 @@ def test_uninstall_hard_removes_everything_of_knit_and_nothing_else(installed: A
     assert "there is nothing of knit to remove" in installed.succeed("uninstall", "--hard").err
 
 
+@pytest.mark.patient
 def test_uninstall_asks_first(installed: Admin):
     for flags in ((), ("--hard",)):
         ended = installed("uninstall", *flags)
@@ -365,6 +380,7 @@ def test_uninstall_on_a_terminal_takes_an_answer(installed: Admin, monkeypatch, 
     assert asked == ["Remove it, and all Data for good?" if flags else "Remove it?"]
 
 
+@pytest.mark.patient
 def test_a_long_list_is_cut(installed: Admin):
     own = {"app.kubernetes.io/part-of": "knit", "app.kubernetes.io/managed-by": "knit"}
     objects = installed.tools.objects()
@@ -378,6 +394,7 @@ def test_a_long_list_is_cut(installed: Admin):
     assert "more objects" in ended.err
 
 
+@pytest.mark.patient
 def test_claims_in_use_are_told(installed: Admin, monkeypatch):
     fill(installed)
     monkeypatch.setattr("knit_cli.admin.installing.removal._GONE_WITHIN", 0)

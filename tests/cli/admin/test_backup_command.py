@@ -58,6 +58,7 @@ def test_a_backup_says_what_it_has(admin: Asked, source: Installation):
         assert words in again.err
 
 
+@pytest.mark.patient
 def test_images_are_taken_and_written_where_they_are_asked_for(
     admin: Asked, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):

@@ -20,6 +20,7 @@ async def values(store: AnyStore, noun: Noun, prefix: str = "", limit: int = 100
     return [one.value for one in await store.completions.find(noun, prefix, limit=limit)]
 
 
+@pytest.mark.patient
 async def test_ids_by_how_they_begin(store: AnyStore) -> None:
     made = [await upload(store, f"k:{number} project:x") for number in range(20)]
     assert sorted(await values(store, Noun.DATA)) == sorted(made)

@@ -133,6 +133,7 @@ async def test_large_and_strange_tags(store: AnyStore) -> None:
         assert [one.knit_id for one in await store.data.find(query)] == [data]
 
 
+@pytest.mark.patient
 async def test_pages_by_tags_and_time_join_into_the_whole_list(store: AnyStore) -> None:
     """Whatever the length of a page; done, failed and unfinished Data, with one tag or two."""
     made = [await upload(store, f"k:a n:{n % 2}") for n in range(6)]

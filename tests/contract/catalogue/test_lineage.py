@@ -37,6 +37,7 @@ async def a_chain(store: AnyStore, length: int) -> list[KnitId]:
         (None, 0, range(3)), (0, None, range(2, 5)), (None, None, range(5)), (99, 99, range(5)),
     ],
 )  # fmt: skip
+@pytest.mark.patient
 async def test_so_many_runs_far_in_each_direction(
     store: AnyStore, up: int | None, down: int | None, reached: range
 ) -> None:

@@ -209,6 +209,7 @@ async def test_what_was_adopted_is_only_forgotten(store: AnyStore) -> None:
     assert await store.runs.delete(first.data.upstream.run.run_id) == []
 
 
+@pytest.mark.patient
 async def test_a_purge_and_a_new_reader_exclude_each_other(store: AnyStore) -> None:
     """Whoever comes first: never is a Data purged that a Run or a transfer reads."""
     plan = await register(store, spec({"/in": "k:a"}, {"/out": "k:b"}))

@@ -52,6 +52,7 @@ async def test_it_is_the_next_generation_with_new_data(store: AnyStore, status: 
     assert event.actor == KNIT
 
 
+@pytest.mark.patient
 async def test_not_too_often_but_a_retry_by_a_user_counts_anew(store: AnyStore) -> None:
     key = await under_way(store)
     for times in (1, 2):

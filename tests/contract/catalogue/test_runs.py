@@ -117,6 +117,7 @@ async def test_a_run_that_changes_between_two_pages_hides_no_others(store: AnySt
     assert len(keys) == 4
 
 
+@pytest.mark.patient
 async def test_runs_are_found(store: AnyStore) -> None:
     plan = await register(store, spec({"/a": "k:a"}, {"/o": "k:o"}, log="k:log"))
     data = [await upload(store, "k:a") for _ in range(3)]

@@ -124,6 +124,7 @@ async def test_a_reading_keeps_the_endpoint_for_longer(store: AnyStore) -> None:
     assert (await store.transfers.leave("r1", knit_id, "r1", linger=timedelta())).closes
 
 
+@pytest.mark.patient
 async def test_of_readers_that_leave_at_once_one_keeps_the_endpoint(store: AnyStore) -> None:
     knit_id, linger = await upload(store), timedelta(hours=1)
     readers = [f"r{number}" for number in range(8)]
@@ -180,6 +181,7 @@ def new_ids() -> tuple[RunId, KnitId]:
     return RunId(str(uuid4())), KnitId(str(uuid4()))
 
 
+@pytest.mark.patient
 async def test_a_data_has_one_writer(store: AnyStore) -> None:
     run_id, knit_id = new_ids()
     await store.transfers.begin_upload("t1", run_id, knit_id)

@@ -162,6 +162,7 @@ async def drained(
     await environment.run(drain, REQUEST)
 
 
+@pytest.mark.patient
 async def test_stops_do_not_wait_for_the_last_page_of_a_flood() -> None:
     """A page may be slow: after a while stops are delivered, beside the next one."""
     store = Store(3, PROJECT_FOR.total_seconds() * 1.1)

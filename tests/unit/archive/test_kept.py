@@ -190,6 +190,7 @@ CHECKS: dict[str, Callable[[Trip], None]] = {
 
 
 @pytest.mark.parametrize("row", CHECKS)
+@pytest.mark.patient
 def test_a_round_trip_keeps_what_the_page_says(trip: Trip, row: str) -> None:
     CHECKS[row](trip)
 

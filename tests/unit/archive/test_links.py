@@ -70,6 +70,7 @@ def test_links_are_made_after_all_files(after: Path, entry) -> None:
     assert (after / "link").read_bytes() == b"1"
 
 
+@pytest.mark.patient
 def test_very_many_links_and_folders_wait_in_a_file_that_nobody_sees(
     after: Path, entry, pax
 ) -> None:

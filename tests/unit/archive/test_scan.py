@@ -103,6 +103,7 @@ def test_what_is_too_deep_for_an_archive_is_told(
 
 
 @pytest.mark.usefixtures("few_descriptors")
+@pytest.mark.patient
 def test_folders_may_be_deep(tmp_path: Path) -> None:
     """Deeper than there are descriptors, and longer than a path may be; no recursion."""
     depth = 2_000  # 5,000 takes 0.4 s to look through, and some disks 10 s to remove

@@ -57,6 +57,7 @@ def allocated(path: Path) -> int:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.patient
 def test_holes_come_out_as_they_went_in_and_other_tools_agree(
     root: Path, after: Path, tmp_path: Path, shape: str
 ) -> None:
@@ -204,6 +205,7 @@ def test_extensions_that_lie_are_refused(after: Path, entry, pax, records) -> No
     assert list(after.iterdir()) == []
 
 
+@pytest.mark.patient
 def test_a_map_without_end_is_refused_before_it_is_gathered(after: Path, entry) -> None:
     header = bytearray(entry(b"x", kind=b"S", magic=b"ustar  \0", size=1 << 30))
     header[482:483] = b"\1"
@@ -233,6 +235,7 @@ def test_what_holes_expand_to_counts(after: Path, entry, pax) -> None:
         archive.unpack(io.BytesIO(endless), after)
 
 
+@pytest.mark.patient
 def test_no_damage_to_an_old_sparse_header_does_any_harm(root: Path, tmp_path: Path) -> None:
     holey(root / "x", 40 << 20, {n << 20: b"%d" % n for n in range(40)})
     made = subprocess.run(

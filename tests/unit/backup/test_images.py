@@ -35,6 +35,7 @@ def filled(objects: Objects, registry: Folder) -> int:
     return restore(objects, chosen, Knit(), Silent(), by="me", registry=registry.files).blobs
 
 
+@pytest.mark.patient
 def test_images_come_back_and_blobs_are_read_once(registry: Folder, other: Folder) -> None:
     registry.push(b"layer" * 1_000_000, "a/_layers")
     first = take(Objects(), registry)

@@ -65,6 +65,7 @@ def check(content: dict[str, bytes]) -> None:
         check_set(objects, load_set(objects, one), Silent())
 
 
+@pytest.mark.patient
 def test_whatever_was_written_before_a_kill_the_next_one_goes_on():
     for content in killed({}):
         check(content)
@@ -82,6 +83,7 @@ def test_whatever_was_written_before_a_kill_the_next_one_goes_on():
         assert restored_from(content).archives == ARCHIVES
 
 
+@pytest.mark.patient
 def test_whatever_was_removed_before_a_kill_the_sets_that_stay_are_whole():
     before: dict[str, bytes] = {}
     old = Knit({"old": b"x" * 5_000, "data3": ARCHIVES["data3"]}, b"1\tx\n")
@@ -109,6 +111,7 @@ def test_a_restore_that_was_killed_has_switched_nothing_on_and_goes_on(made: int
     assert filled.loaded
 
 
+@pytest.mark.patient
 def test_any_object_that_is_cut_changed_or_lost_is_noticed_before_anything_is_switched_on():
     content: dict[str, bytes] = {}
     taken = take_backup(a_knit(), Objects(content), Silent())

@@ -165,6 +165,7 @@ def cancelled(script: str, capfd: pytest.CaptureFixture[str]) -> str:
     return asyncio.run(run())
 
 
+@pytest.mark.patient
 def test_a_cancelled_backup_gives_back_what_it_holds(capfd: pytest.CaptureFixture[str]):
     script = """
 import sys, time

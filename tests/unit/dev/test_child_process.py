@@ -170,6 +170,7 @@ def test_what_follows_readiness_is_tried_again(
     assert child.state == "ready"
 
 
+@pytest.mark.patient
 def test_who_does_not_end_is_killed(make: Callable[..., ChildProcess]) -> None:
     """A process that takes SIGTERM lightly does not keep the stack up."""
     child = make("trap '' TERM; echo trapped; while :; do sleep 1; done")

@@ -52,6 +52,7 @@ def test_a_record_that_cannot_be_read_is_none(folder: DevFolder, text: str) -> N
     assert folder.load() is None
 
 
+@pytest.mark.patient
 def test_a_folder_is_held_by_one(folder: DevFolder) -> None:
     """The second is refused after a moment; who only asks does not hold it."""
     assert not folder.is_held()

@@ -67,6 +67,7 @@ def test_after_a_stack(
     assert "its supervisor was killed, but other processes run" in knit("status")
 
 
+@pytest.mark.patient
 def test_a_stack_that_is_just_started_is_not_ended(
     knit: Callable[..., str], folder: DevFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,6 +88,7 @@ def test_a_stack_that_runs_is_shown(
     assert (tmp_path / ".knitprofile").exists()
 
 
+@pytest.mark.patient
 def test_a_folder_that_another_start_holds(
     monkeypatch: pytest.MonkeyPatch, knit: Callable[..., str]
 ) -> None:
@@ -145,6 +147,7 @@ def test_a_bad_hooks_file_refuses_the_start(tmp_path: Path, knit: Callable[..., 
     assert not (tmp_path / ".knit").exists()
 
 
+@pytest.mark.patient
 def test_settings_that_are_paths_mean_the_folder_of_the_command(
     tmp_path: Path, knit: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

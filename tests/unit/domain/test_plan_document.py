@@ -91,6 +91,7 @@ def shuffled(value: object, draw: st.DataObject) -> Any:
 
 @settings(max_examples=examples(50), suppress_health_check=[HealthCheck.too_slow])
 @given(documents())
+@pytest.mark.patient
 def test_the_document_of_a_plan_is_the_plan(document: dict[str, object]) -> None:
     spec = parse_plan(document)
     written = plan_document(spec)
@@ -101,6 +102,7 @@ def test_the_document_of_a_plan_is_the_plan(document: dict[str, object]) -> None
 
 @settings(max_examples=examples(50), suppress_health_check=[HealthCheck.too_slow])
 @given(documents(), st.data())
+@pytest.mark.patient
 def test_order_and_repetition_mean_nothing(
     document: dict[str, object], draw: st.DataObject
 ) -> None:
@@ -113,6 +115,7 @@ def test_order_and_repetition_mean_nothing(
 
 @settings(max_examples=examples(50), suppress_health_check=[HealthCheck.too_slow])
 @given(documents(), documents(), st.sets(st.sampled_from(EXCHANGEABLE), max_size=2))
+@pytest.mark.patient
 def test_the_identity_is_the_document_without_its_mutable_parts(
     one: dict[str, object], other: dict[str, object], taken: set[str]
 ) -> None:

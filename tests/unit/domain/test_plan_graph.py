@@ -287,6 +287,7 @@ def test_a_cycle_is_found_whenever_a_naive_search_finds_one(
         assert all(arrow(one, other) for one, other in pairwise(steps))
 
 
+@pytest.mark.patient
 def test_five_thousand_plans_take_no_time() -> None:
     """One chain of Plans whose inputs all share two tags, closed by the new one."""
     size = 5000

@@ -240,6 +240,7 @@ def test_a_plan_has_a_bounded_number_of_mountpoints() -> None:
         ({"outputs": [{"path": f"/{i}/{'x' * 200}"} for i in range(310)]}, "outputs"),
     ],
 )
+@pytest.mark.patient
 def test_a_cluster_can_store_a_job_of_it(changed: dict[str, object], place: str | None) -> None:
     if place is None:
         plan(**changed)

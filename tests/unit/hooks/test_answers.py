@@ -127,6 +127,7 @@ def test_names_that_kubernetes_would_refuse(name: str) -> None:
         st.text() | st.sampled_from(["knitfabExtension", "env"]), inner
     ),
 ).map(lambda value: json.dumps(value).encode()))  # fmt: skip
+@pytest.mark.patient
 def test_any_body_gives_strings_or_words(body: bytes) -> None:
     try:
         env = environment_of(body, wanted=True)

@@ -147,6 +147,7 @@ async def test_a_receiver_that_is_not_there(caller_with: Callers) -> None:
     assert text.endswith("; check the host in the hooks file, from where the hooks worker runs")
 
 
+@pytest.mark.patient
 async def test_late_receivers(caller_with: Callers) -> None:
     """All at once, because each takes as long as the time-out."""
     caller = caller_with(timeout=SHORT)
@@ -189,6 +190,7 @@ async def test_late_receivers(caller_with: Callers) -> None:
     assert not any(one.succeeded for one in results)
 
 
+@pytest.mark.patient
 async def test_hanging_receivers_delay_nobody_else(caller_with: Callers) -> None:
     caller = caller_with()
     async with receiving(saying(then="hang")) as hanging, receiving(answer(200)) as other:
@@ -225,6 +227,7 @@ async def test_only_the_beginning_of_a_refusal_is_read(caller_with: Callers) -> 
         await until(lambda: receiver.ended == 1)
 
 
+@pytest.mark.patient
 async def test_a_compressed_answer_is_not_unpacked(caller_with: Callers) -> None:
     bomb = gzip.compress(b" " * (50 << 20))
     assert len(bomb) < 1 << 20
@@ -289,6 +292,7 @@ async def test_a_caller_that_was_closed_can_call_again(caller_with: Callers) -> 
     }
 
 
+@pytest.mark.patient
 def test_the_http_client_is_loaded_by_the_first_call() -> None:
     """Every worker loads the caller, and few of them call."""
     program = (

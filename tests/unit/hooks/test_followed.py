@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import pytest
+
 from knit_workflows.domain.hooks import Hooks, HooksFollower, HooksInForce, HooksSource
 from knit_workflows.hooks.caller import HookCaller
 from knit_workflows.hooks.followed import FollowedHooks
@@ -24,6 +26,7 @@ def followed(worker: str, path: Path, store: MemoryStore) -> FollowedHooks:
     return FollowedHooks(worker, path, store.hooks, HookCaller(HookSettings(), variables={}))
 
 
+@pytest.mark.patient
 async def test_a_worker_is_known_as_long_as_it_follows(tmp_path: Path) -> None:
     store, path = MemoryStore(), tmp_path / "hooks.yaml"
     path.write_text(A)
@@ -43,6 +46,7 @@ async def test_a_worker_is_known_as_long_as_it_follows(tmp_path: Path) -> None:
     assert (found.followers, found.problem) == ((), "")
 
 
+@pytest.mark.patient
 async def test_two_workers_with_different_files_are_told_apart(tmp_path: Path) -> None:
     """The later one counts, as ever, but not silently; the same file again settles it."""
     store = MemoryStore()

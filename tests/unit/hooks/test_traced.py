@@ -21,6 +21,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
         (saying(OK + b"Content-Length: 9\r\n\r\nx"), "ClientPayloadError"),
     ],
 )
+@pytest.mark.patient
 async def test_the_url_of_a_hook_that_fails_is_in_no_span(
     caller_with: Callers, monkeypatch: pytest.MonkeyPatch, script: Script, kind: str
 ) -> None:
@@ -36,6 +37,7 @@ async def test_the_url_of_a_hook_that_fails_is_in_no_span(
     assert "STATUS_CODE_ERROR" in span.whole
 
 
+@pytest.mark.patient
 def test_nor_is_what_an_error_of_a_request_quotes(monkeypatch: pytest.MonkeyPatch) -> None:
     with traced(monkeypatch) as collected:
         with (

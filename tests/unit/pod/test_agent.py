@@ -446,6 +446,7 @@ def test_how_long_an_answer_would_be_is_known_before(start: Start, root: Path, p
             assert len(response.read()) == length
 
 
+@pytest.mark.patient
 def test_a_followed_log_grows_until_the_client_goes(start: Start, root: Path) -> None:
     def follow(agent: Agent) -> http.client.HTTPConnection:
         connection = agent.connect()
@@ -473,6 +474,7 @@ def test_it_ends_when_idle_and_probes_do_not_keep_it(start: Start) -> None:
     assert agent.process.wait(PATIENCE) == 0
 
 
+@pytest.mark.patient
 def test_an_upload_under_way_keeps_it(start: Start, tar: bytes) -> None:
     agent, upload = kept_beyond_idle(
         start, "write", lambda agent: started_upload(agent, tar[:1000], len(tar))
@@ -507,6 +509,7 @@ def connectable(agent: Agent) -> bool:
     return True
 
 
+@pytest.mark.patient
 def test_sigterm_ends_it_and_undoes_a_half_done_upload(
     start: Start, root: Path, tar: bytes, until
 ) -> None:

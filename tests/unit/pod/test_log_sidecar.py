@@ -360,6 +360,7 @@ def process(server: Api, tmp_path: Path) -> Callable[..., Process]:
     return process
 
 
+@pytest.mark.patient
 def test_as_a_process_it_ends_with_zero(server: Api, process, tmp_path: Path) -> None:
     server.logs = [lines(0, 3)]
     assert process(tmp_path / "log").wait(PATIENCE) == 0
@@ -367,6 +368,7 @@ def test_as_a_process_it_ends_with_zero(server: Api, process, tmp_path: Path) ->
     assert (tmp_path / "termination-log").read_text() == ""
 
 
+@pytest.mark.patient
 def test_it_tells_what_of_the_outputs_cannot_be_kept(server: Api, process, tmp_path: Path) -> None:
     """A line for each output that has such a thing; one that is not there is no failure."""
     server.logs = [lines(0, 3)]
@@ -399,6 +401,7 @@ def test_a_log_that_exists_is_not_overwritten(process, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("status", [403, 404])
 @pytest.mark.parametrize("of", ["watches", "logs"])
+@pytest.mark.patient
 def test_lasting_refusal_is_explained_and_no_failure(
     server: Api, process, tmp_path: Path, status: int, of: str
 ) -> None:
@@ -419,6 +422,7 @@ def test_a_container_the_pod_does_not_have_is_explained(server, process, tmp_pat
     assert "no container 'main'" in (tmp_path / "termination-log").read_text()
 
 
+@pytest.mark.patient
 def test_what_was_rotated_away_is_marked_and_noted(server: Api, process, tmp_path: Path) -> None:
     """A leap to a line that was there when the one before came, after more than a file's start."""
     past = int(time.time()) - 60

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 
+import pytest
+
 from knit_workflows.provision.progress import Progress
 
 
@@ -16,6 +18,7 @@ class Terminal(io.StringIO):
         return super().write(text)
 
 
+@pytest.mark.patient
 def test_a_terminal_shows_the_state_and_is_clean_afterwards() -> None:
     terminal = Terminal()
     with Progress("building", "for minutes", stream=terminal) as progress:

@@ -391,6 +391,7 @@ def test_json_schema_tells_tags_in_both_forms_apart():
     assert Tag.model_json_schema(mode="serialization")["type"] == "string"
 
 
+@pytest.mark.patient
 def test_the_types_load_without_the_server():
     program = (
         "import sys, knit_workflows.wire.data, knit_workflows.wire.errors\n"

@@ -37,6 +37,7 @@ def with_claim(api, **changed) -> None:
     ],
     ids=["bound", "read-only", "of one node", "bound by its first pod"],
 )
+@pytest.mark.patient
 async def test_it_is_looked_at_and_nothing_else(api, backend, changed):
     with_claim(api, **changed)
     assert await backend.adoptable("theirs") == "theirs"
@@ -108,6 +109,7 @@ class TestImports:
         with_claim(api)
         await backend.require_bound(self.CLAIM, within=timedelta())
 
+    @pytest.mark.patient
     async def test_one_that_becomes_bound(self, api, backend):
         with_claim(api, status={"phase": "Pending"})
         waiting = asyncio.create_task(
@@ -118,6 +120,7 @@ class TestImports:
         with_claim(api)
         await waiting
 
+    @pytest.mark.patient
     async def test_one_that_does_not(self, api, backend):
         with_claim(api, status={"phase": "Pending"})
         with pytest.raises(VolumeRefused, match="is Pending, not Bound"):

@@ -267,6 +267,7 @@ class TestVolumes:
         claim["spec"]["storageClassName"] = "cluster-default"
         assert manifests.wanted_of(claim).storage_class == "cluster-default"
 
+    @pytest.mark.patient
     async def test_a_claim_on_its_way_out_is_not_taken_for_a_new_one(self, api, backend):
         await backend.create_volume(VOLUME)
         claim = api.objects["persistentvolumeclaims", VOLUME.name]
@@ -334,6 +335,7 @@ class TestWatch:
         api.remove("jobs", POD.name)
         await until(lambda: phases[-1] is Phase.ABSENT)
 
+    @pytest.mark.patient
     async def test_containers_of_others_are_left_behind_after_a_while(self, api, settings):
         """Without any change that would tell."""
         grace = timedelta(seconds=0.5)
@@ -356,6 +358,7 @@ class TestWatch:
         with_pod(api, "Succeeded", ENDED)
         await until(lambda: phases[-1] is Phase.SUCCEEDED)
 
+    @pytest.mark.patient
     async def test_a_forgotten_version_is_listed_anew(self, api, backend, phases):
         with_pod(api, "Running", RUNNING)
         await until(lambda: phases and api.watches == 2)
@@ -388,6 +391,7 @@ class TestWatch:
         with_pod(api, "Succeeded", ENDED)
         await until(lambda: phases[-1] is Phase.SUCCEEDED)
 
+    @pytest.mark.patient
     async def test_an_outage_is_borne_for_a_while_then_told(self, api, settings):
         backend = KubernetesBackend(
             settings.model_copy(update={"unavailable_after": timedelta(seconds=1)})
@@ -399,6 +403,7 @@ class TestWatch:
         assert api.count("GET pods") > 1
         await backend.aclose()
 
+    @pytest.mark.patient
     async def test_a_short_outage_is_not_told(self, api, backend, phases):
         with_pod(api, "Running", RUNNING)
         api.answers.extend([(503, "away")] * 2)
@@ -427,6 +432,7 @@ class TestWatch:
         else:
             assert pulled is None
 
+    @pytest.mark.patient
     async def test_many_watches_share_one_connection(self, api, backend):
         seen: list[Phase] = []
         tasks = []
@@ -571,6 +577,7 @@ class TestTransfers:
         with pytest.raises(TransferNotReady):
             await backend.open_transfer(TRANSFER)
 
+    @pytest.mark.patient
     async def test_a_ready_pod_is_an_open_endpoint(self, api, backend):
         await self.opening(backend)
         ready = [{"type": "Ready", "status": "True"}]

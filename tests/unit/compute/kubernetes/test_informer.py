@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 
+import pytest
+
 from knit_workflows.compute.kubernetes.api.informer import Informer
 from knit_workflows.compute.kubernetes.api.objects import JsonObject
 from knit_workflows.metrics.instruments import WATCH_AGE
@@ -41,6 +43,7 @@ def informer(server: QuietServer) -> Informer[JsonObject]:
     )
 
 
+@pytest.mark.patient
 async def test_a_watch_that_ends_as_it_was_asked_to_keeps_the_cache_fresh() -> None:
     server = QuietServer(60)
     watching = informer(server)
@@ -50,6 +53,7 @@ async def test_a_watch_that_ends_as_it_was_asked_to_keeps_the_cache_fresh() -> N
     await watching.aclose()
 
 
+@pytest.mark.patient
 async def test_watches_that_end_at_once_say_nothing() -> None:
     """As through a proxy that cuts them: changes may be missed."""
     server = QuietServer(0)

@@ -157,6 +157,7 @@ def test_init_containers_of_others_are_told(policy, started, reason, words):
     assert words in failure.message
 
 
+@pytest.mark.patient
 async def test_a_watch_looks_closer_after_a_while(api, settings):
     """At a Job without a pod, then at a pod without a word; nothing is left of it once it runs."""
     backend = KubernetesBackend(

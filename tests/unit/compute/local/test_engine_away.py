@@ -23,6 +23,8 @@ from tests.waiting import PATIENCE
 
 from .conftest import MakePod
 
+pytestmark = pytest.mark.patient
+
 NO_DAEMON = "Cannot connect to the Docker daemon at unix:///var/run/docker.sock."
 SCRIPT = """#!/bin/sh
 cd "$(dirname "$0")" || exit

@@ -46,6 +46,7 @@ def test_a_draft_of_another_process_stays(tmp_path: Path) -> None:
         assert not draft.exists()
 
 
+@pytest.mark.patient
 def test_a_volume_is_removed_however_deep_it_is(tmp_path: Path) -> None:
     """Also where the program left folders that not even its owner may enter."""
     state = StateFolder(tmp_path)

@@ -261,6 +261,7 @@ async def test_a_pod_whose_supervisor_was_killed_is_lost(
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.002, 0.004, 0.008, 0.012, 0.016, 0.02])
+@pytest.mark.patient
 async def test_a_supervisor_killed_early_leaves_nothing_running(
     backend: LocalBackend, settings: LocalSettings, make_pod: MakePod, pause: float
 ) -> None:
@@ -393,6 +394,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.patient
 async def test_nothing_is_left_behind(
     backend: LocalBackend, settings: LocalSettings, make_pod: MakePod
 ) -> None:
