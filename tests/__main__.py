@@ -1,9 +1,9 @@
 """`python -m tests`: every test, tier by tier; a tier that cannot run here is reported by name.
 
 The tiers are pytest runs of their own, in two rows that go on side by side. The one has the quick
-tests and then those that kill processes. The other has those on the real node,
-which mostly wait; it begins as soon as there is one. Those of its tests that only talk to the API
-server go on beside its pods. The programs of the node and of the charts, and the S3 server, are
+tests and then those that kill processes. The other has those on the real node, which mostly wait;
+it begins as soon as there is one. Those of its tests that only talk to the API server go on beside
+its pods. The programs of the node and of the charts, and the S3 server, are
 built during the quick tests where they are not cached.
 """
 

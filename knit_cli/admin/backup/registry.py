@@ -24,12 +24,16 @@ _ROOT: Final = "/var/lib/registry/docker/registry/v2"
 _BLOB: Final = re.compile(r"(\d+) blobs/sha256/[0-9a-f]{2}/([0-9a-f]{64})/data")
 _CHUNK: Final = 1 << 20
 _BLOBS: Final = (
-    "[ ! -d blobs/sha256 ] || find blobs/sha256 -type f -name data -exec stat -c '%s %n' {} +"
+    "[ ! -d blobs/sha256 ] || find blobs/sha256 -type f -name data -exec stat -c '%s %n' {} + "
+    "&& echo end"
 )
+_END_OF_ARCHIVE: Final = bytes(1024)
 _LINKS: Final = "find repositories -name _uploads -prune -o -type f -print"
 """Not what is just being pushed, of which nobody else knows."""
+_NONE: Final = b"none"
 _READ_LINKS: Final = (
-    f'[ ! -d repositories ] || [ -z "$({_LINKS} | head -n 1)" ] || {_LINKS} | tar -c -f - -T -'
+    f'if [ -d repositories ] && [ -n "$({_LINKS} | head -n 1)" ]; '
+    f"then {_LINKS} | tar -c -f - -T -; else printf {_NONE.decode()}; fi"
 )
 _READ: Final = "tar -c -f - -T -"
 _WRITE: Final = "tar -x -f -"
@@ -68,13 +72,21 @@ class RegistryFiles:
         """See `Registry`; nothing, if it is empty."""
         with self._running(_READ_LINKS) as process:
             process.stdin.close()
-            yield from iter(partial(process.stdout.read, _CHUNK), b"")
+            last = b""
+            for part in iter(partial(process.stdout.read, _CHUNK), b""):
+                last = (last + part)[-len(_END_OF_ARCHIVE) :]
+                if last != _NONE:
+                    yield part
+        if last not in (_NONE, _END_OF_ARCHIVE):
+            raise _cut("the archive of links has no end")
 
     def blobs(self) -> Mapping[str, int]:
         """See `Registry`."""
         with self._running(_BLOBS) as process:
             process.stdin.close()
             lines = process.stdout.read().decode("ascii", "replace").splitlines()
+        if lines[-1:] != ["end"]:
+            raise _cut("the list of blobs has no end")
         found = (_BLOB.fullmatch(line) for line in lines)
         return {one[2]: int(one[1]) for one in found if one is not None}
 
@@ -89,7 +101,7 @@ class RegistryFiles:
                     content = archive.extractfile(member)
                     if content is not None:
                         digest = member.name.split("/")[-2]
-                        yield digest, iter(partial(content.read, _CHUNK), b"")
+                        yield digest, _parts(content)
             feeding.join()
 
     def write(self, contents: Iterable[tuple[str, int, Iterator[bytes]]]) -> None:
@@ -152,6 +164,11 @@ class _Stream:
         return given
 
 
+def _parts(content: IO[bytes]) -> Iterator[bytes]:
+    with _no_archive():
+        yield from iter(partial(content.read, _CHUNK), b"")
+
+
 def _place(digest: str) -> str:
     return f"blobs/sha256/{digest[:2]}/{digest}/data"
 
@@ -167,8 +184,13 @@ def _no_archive() -> Iterator[None]:
     try:
         yield
     except tarfile.TarError as cause:
-        raise BackupProblem(
-            "what came from the pod of the registry is cut or garbled",
-            reason=str(cause),
-            advice="repeat the command: it goes on from here",
-        ) from cause
+        raise _cut(str(cause)) from cause
+
+
+def _cut(reason: str) -> BackupProblem:
+    """Says that an exec may lose the end of what a command prints, and succeed all the same."""
+    return BackupProblem(
+        "what came from the pod of the registry is cut or garbled",
+        reason=reason,
+        advice="repeat the command: it goes on from here",
+    )

@@ -21,6 +21,8 @@ class Folder:
     path: Path
     stops_after: int | None = None
     """So many bytes of what is written arrive; the shell is killed then."""
+    shows: int | None = None
+    """So many bytes of what is read arrive, and nobody says that there were more."""
 
     @property
     def files(self) -> RegistryFiles:
@@ -31,6 +33,8 @@ class Folder:
     def shell(self, script: str, stderr: IO[bytes]) -> Iterator[Piped]:
         if self.stops_after is not None and "-x" in script:
             script = f"head -c {self.stops_after} | {{ {script}; }}; kill -KILL $$"
+        if self.shows is not None:
+            script = f"{{ {script}; }} | head -c {self.shows}"
         command = ["sh", "-c", script]
         pipe = subprocess.PIPE
         with subprocess.Popen(

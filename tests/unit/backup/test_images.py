@@ -132,6 +132,21 @@ def test_a_restore_that_is_cut_goes_on_from_there(
     assert other.all() == registry.all()
 
 
+@pytest.mark.parametrize("shows", [0, 10, 600, 1500])
+def test_what_an_exec_loses_of_lists_and_archives_is_noticed(registry: Folder, shows: int) -> None:
+    registry.push(b"layer" * 1000, "a/_layers")
+    cut = Folder(registry.path, shows=shows).files
+    with pytest.raises(BackupProblem, match="cut or garbled"):
+        list(cut.links())
+    if shows:
+        with pytest.raises(BackupProblem, match="cut or garbled"):
+            for _, content in cut.read(list(registry.files.blobs())):
+                list(content)
+    if shows < 100:
+        with pytest.raises(BackupProblem, match="cut or garbled"):
+            cut.blobs()
+
+
 def test_a_set_without_images_has_none_to_restore(other: Folder) -> None:
     objects = Objects()
     take_backup(Knit(), objects, Silent())
