@@ -38,6 +38,9 @@ class Registry(Protocol):
     def write_links(self, archive: Iterator[bytes]) -> None:
         """Writes links; those that are there and not in the archive stay."""
 
+    def whole(self) -> Iterator[bytes]:
+        """Gives all that the registry keeps, as an archive of its volume."""
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -90,8 +93,8 @@ def take_images(
     waiting: dict[str, list[Future[Piece]]] = {}
     missing = [digest for digest in there if digest not in kept]
     for digest, content in registry.read(missing) if missing else ():
-        checked = _watched(_checked(digest, content, advice=_IN_REGISTRY), watcher)
-        waiting[digest] = [writer.put(piece) for piece in pieces_of(checked)]
+        whole = watched(checked(digest, content, advice=_IN_REGISTRY), watcher)
+        waiting[digest] = [writer.put(piece) for piece in pieces_of(whole)]
         watcher.finished(1)
     if lacking := [digest for digest in missing if digest not in waiting]:
         raise BackupProblem(
@@ -121,8 +124,8 @@ def write_images(
 
     def contents() -> Iterator[tuple[str, int, Iterator[bytes]]]:
         for one in missing:
-            content = _checked(one.digest, reader.stream(one.pieces), advice=_IN_SET)
-            yield one.digest, one.size, _watched(content, watcher)
+            content = checked(one.digest, reader.stream(one.pieces), advice=_IN_SET)
+            yield one.digest, one.size, watched(content, watcher)
             watcher.finished(1)
 
     if missing:
@@ -145,8 +148,8 @@ def check_images(reader: Reader, images: Sequence[Stored], watcher: Watcher) -> 
     """Reads all of it, and gives its bytes; raises Damaged."""
     for one in images:
         content = reader.stream(one.pieces)
-        checked = _checked(one.digest, content, advice=_IN_SET) if one.digest else content
-        for part in checked:
+        whole = checked(one.digest, content, advice=_IN_SET) if one.digest else content
+        for part in whole:
             watcher.moved(len(part))
     return sum(one.size for one in images)
 
@@ -155,8 +158,11 @@ _IN_REGISTRY = "the registry's own volume is damaged: push the image again, then
 _IN_SET = "restore another set (--set), or leave --images out"
 
 
-def _checked(digest: str, content: Iterable[bytes], *, advice: str) -> Iterator[bytes]:
-    """Gives the content of a blob; raises Damaged at its end if it is another one."""
+def checked(digest: str, content: Iterable[bytes], *, advice: str) -> Iterator[bytes]:
+    """Gives the content of a blob; raises Damaged at its end if it is another one.
+
+    `advice`: what to do then.
+    """
     found = hashlib.sha256()
     for part in content:
         found.update(part)
@@ -169,7 +175,8 @@ def _checked(digest: str, content: Iterable[bytes], *, advice: str) -> Iterator[
         )
 
 
-def _watched(content: Iterable[bytes], watcher: Watcher) -> Iterator[bytes]:
+def watched(content: Iterable[bytes], watcher: Watcher) -> Iterator[bytes]:
+    """Gives the content, of which a watcher hears."""
     for part in content:
         watcher.moved(len(part))
         yield part

@@ -11,7 +11,9 @@ from knit_cli.admin.backup.watching import Bar
 from knit_cli.errors import printable
 from knit_cli.invocation import Invocation, login_name
 from knit_cli.output import print_json, print_text, say
+from knit_workflows.backup.images import Registry
 from knit_workflows.backup.installation import Installation
+from knit_workflows.backup.knitfab.images import load_images
 from knit_workflows.backup.knitfab.migrating import KnitfabBackup, Survey
 from knit_workflows.backup.restoring import find_obstacles
 
@@ -24,11 +26,14 @@ def restore_knitfab(
     backup: KnitfabBackup,
     target: Installation,
     *,
+    registry: Registry | None,
     dry_run: bool,
     allow_missing: bool,
     as_json: bool,
 ) -> None:
     """Restores a backup into an empty installation, or only tries to.
+
+    Its images go first, into the `registry`, if there is one.
 
     Raises:
         BackupProblem: it cannot be restored; nothing of it is switched on.
@@ -40,7 +45,7 @@ def restore_knitfab(
             done = _try(backup, target, bar)
         else:
             by = login_name(invocation.surroundings.variables)
-            done = _restore(backup, target, bar, by, allow_missing=allow_missing)
+            done = _restore(backup, target, bar, by, registry, allow_missing=allow_missing)
     if as_json:
         print_json(_about(backup.survey) | done)
     elif dry_run:
@@ -57,13 +62,24 @@ def _try(backup: KnitfabBackup, target: Installation, bar: Bar) -> dict[str, Any
 
 
 def _restore(
-    backup: KnitfabBackup, target: Installation, bar: Bar, by: str, *, allow_missing: bool
+    backup: KnitfabBackup,
+    target: Installation,
+    bar: Bar,
+    by: str,
+    registry: Registry | None,
+    *,
+    allow_missing: bool,
 ) -> dict[str, Any]:
+    blobs = None if registry is None else load_images(backup.folder, registry, bar)
     result = backup.restore(target, bar, by=by, allow_missing=allow_missing)
-    return restored_json(result)
+    return restored_json(result) | {"imageBlobs": blobs}
 
 
 def _tell(survey: Survey, done: dict[str, Any], shown: str) -> None:
+    if (blobs := done.get("imageBlobs")) is not None:
+        say(f"images: {blobs:,} blobs written")
+    elif survey.has_images:
+        say("images are not loaded; --images writes them into the registry")
     if done["already"]:
         say(f"this backup was restored into {shown} before; there is nothing to do")
         return
@@ -75,8 +91,6 @@ def _tell(survey: Survey, done: dict[str, Any], shown: str) -> None:
         say(f"{survey.under_way:,} Runs were under way then; they have failed: knit run retry")
     if survey.missing:
         say(f"{len(survey.missing):,} Data have no content in the backup: purged")
-    if survey.has_images:
-        say("images are not loaded: push them to the new registry (docs: migrate from Knitfab)")
 
 
 def _tell_of_trial(survey: Survey, shown: str, *, allow_missing: bool) -> None:
@@ -112,7 +126,7 @@ def _told(survey: Survey) -> str:
     lines += _named("not used    claim", survey.unused)
     lines += [f"note        {what}: {why}" for what, why in survey.notes]
     if survey.has_images:
-        lines.append("note        images: not loaded; push them to the new registry")
+        lines.append("note        images: loaded only with --images")
     return "\n".join(map(printable, lines))  # names of folders may hold anything
 
 

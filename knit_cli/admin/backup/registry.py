@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from knit_cli.admin.charts import REGISTRY
 from knit_cli.admin.cluster import Cluster, Piped
@@ -35,6 +35,7 @@ _READ_LINKS: Final = (
     f'if [ -d repositories ] && [ -n "$({_LINKS} | head -n 1)" ]; '
     f"then {_LINKS} | tar -c -f - -T -; else printf {_NONE.decode()}; fi"
 )
+_READ_WHOLE: Final = "cd ../../.. && tar -c -f - ./docker"
 _READ: Final = "tar -c -f - -T -"
 _WRITE: Final = "tar -x -f -"
 
@@ -58,27 +59,31 @@ def registry_of(cluster: Cluster) -> RegistryFiles:
         whole = f"mkdir -p {_ROOT} && cd {_ROOT} && {{ {script}; }}"
         return cluster.piped(*command, "sh", "-c", whole, stderr=stderr)
 
-    return RegistryFiles(shell)
+    return RegistryFiles(shell, cluster.find("persistentvolumeclaim", f"{name}-root"))
 
 
 class RegistryFiles:
     """Implements `backup.images.Registry` by a shell with find, stat and tar."""
 
-    def __init__(self, shell: Shell) -> None:
-        """`shell`: it starts where `blobs` and `repositories` are, or would be."""
+    def __init__(self, shell: Shell, claim: dict[str, Any] | None = None) -> None:
+        """`shell`: it starts where `blobs` and `repositories` are, or would be.
+
+        `claim`: that of the volume, as Kubernetes describes it.
+        """
         self._shell = shell
+        self.claim = claim
 
     def links(self) -> Iterator[bytes]:
         """See `Registry`; nothing, if it is empty."""
         with self._running(_READ_LINKS) as process:
             process.stdin.close()
-            last = b""
-            for part in iter(partial(process.stdout.read, _CHUNK), b""):
-                last = (last + part)[-len(_END_OF_ARCHIVE) :]
-                if last != _NONE:
-                    yield part
-        if last not in (_NONE, _END_OF_ARCHIVE):
-            raise _cut("the archive of links has no end")
+            yield from _whole_archive(process.stdout)
+
+    def whole(self) -> Iterator[bytes]:
+        """See `Registry`."""
+        with self._running(_READ_WHOLE) as process:
+            process.stdin.close()
+            yield from _whole_archive(process.stdout)
 
     def blobs(self) -> Mapping[str, int]:
         """See `Registry`."""
@@ -114,6 +119,8 @@ class RegistryFiles:
                 member = tarfile.TarInfo(_place(digest))
                 member.size, member.mode = size, 0o644
                 archive.addfile(member, _Stream(content))
+                for _ in content:  # at whose end its digest is compared
+                    pass
 
     def write_links(self, archive: Iterator[bytes]) -> None:
         """See `Registry`."""
@@ -162,6 +169,17 @@ class _Stream:
             self._rest += part
         given, self._rest = self._rest[:size], self._rest[size:]
         return given
+
+
+def _whole_archive(stdout: IO[bytes]) -> Iterator[bytes]:
+    """Gives an archive, or nothing for the word that stands for none; raises BackupProblem."""
+    last = b""
+    for part in iter(partial(stdout.read, _CHUNK), b""):
+        last = (last + part)[-len(_END_OF_ARCHIVE) :]
+        if last != _NONE:
+            yield part
+    if last not in (_NONE, _END_OF_ARCHIVE):
+        raise _cut("its archive has no end")
 
 
 def _parts(content: IO[bytes]) -> Iterator[bytes]:

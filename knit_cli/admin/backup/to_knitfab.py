@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import typer
 
+from knit_cli.admin.backup.registry import RegistryFiles
 from knit_cli.admin.backup.watching import Bar
 from knit_cli.errors import BadInput
 from knit_cli.invocation import Invocation
 from knit_cli.output import print_json, say
 from knit_workflows.backup.installation import Installation
+from knit_workflows.backup.knitfab.images import save_images
+from knit_workflows.backup.problems import BackupProblem
 
 
 def back_up_as_knitfab(
-    invocation: Invocation, source: Installation, destination: str, *, as_json: bool
+    invocation: Invocation,
+    source: Installation,
+    destination: str,
+    registry: RegistryFiles | None,
+    *,
+    as_json: bool,
 ) -> None:
     """Writes an installation into a folder, in the layout of Knitfab's scripts.
+
+    The images of a `registry` come first, the database last.
 
     Raises:
         BadInput: it is no folder.
@@ -29,6 +41,8 @@ def back_up_as_knitfab(
     folder = invocation.path(destination)
     bar = Bar(quiet=invocation.quiet)
     with bar.shown():
+        if registry is not None:
+            _save_images(folder, registry, bar)
         written = write_layout(source, folder, bar)
     if as_json:
         print_json(
@@ -38,6 +52,7 @@ def back_up_as_knitfab(
                 "at": written.at,
                 "volumes": written.volumes,
                 "volumesRead": written.read,
+                "images": registry is not None,
                 "seconds": round(written.seconds, 1),
                 "unreadable": written.unreadable,
                 "notes": [{"about": what, "why": why} for what, why in written.notes],
@@ -53,3 +68,11 @@ def back_up_as_knitfab(
         say(f"Data {knit_id} could not be read: {why}")
     if written.unreadable:
         raise typer.Exit(1)
+
+
+def _save_images(folder: Path, registry: RegistryFiles, bar: Bar) -> None:
+    if registry.claim is None:
+        raise BackupProblem(
+            "the registry has no claim", reason="it is ephemeral", advice="leave --images out"
+        )
+    save_images(folder, registry, registry.claim, bar)

@@ -13,6 +13,7 @@ from knit_workflows.backup.frames import Frame
 from knit_workflows.backup.installation import Installation
 from knit_workflows.backup.knitfab.claims import Claim, find_claims
 from knit_workflows.backup.knitfab.dump import open_dump
+from knit_workflows.backup.knitfab.images import IMAGES
 from knit_workflows.backup.knitfab.mapping import Conversion
 from knit_workflows.backup.knitfab.records import Records, read_records
 from knit_workflows.backup.problems import BackupProblem
@@ -25,7 +26,6 @@ from knit_workflows.store.migrations import REVISION
 
 DUMP: Final = "db/dump.tar.gz"
 DATA: Final = "data"
-IMAGES: Final = "images"
 _AHEAD: Final = 64
 _UNDER_WAY: Final = frozenset(one for one in RunStatus if one.has_volumes and not one.is_final)
 _WHY_NOT: Final = {

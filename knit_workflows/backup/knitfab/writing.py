@@ -6,9 +6,7 @@ dumped by the `pg_dump` that comes with that. It comes last: a folder without it
 
 from __future__ import annotations
 
-import gzip
 import json
-import os
 import shutil
 import subprocess
 import tempfile
@@ -26,6 +24,7 @@ from knit_workflows import names
 from knit_workflows.backup.frames import Frame, content_until
 from knit_workflows.backup.installation import Installation
 from knit_workflows.backup.knitfab.claims import CONTENT, DESCRIPTION
+from knit_workflows.backup.knitfab.packing import packed
 from knit_workflows.backup.problems import BackupProblem
 from knit_workflows.backup.volumes import Wanted
 from knit_workflows.backup.watching import Watcher
@@ -55,7 +54,6 @@ _TABLES: Final = {
 }
 """What is needed of knit's tables, with types; all other columns are read as texts."""
 _HERE: Final = Path(__file__).parent
-_LEVEL: Final = 1
 
 
 @dataclass(frozen=True)
@@ -201,25 +199,15 @@ def _dump(server: EmbeddedPostgres, url: str, path: Path) -> None:
     with (
         tempfile.TemporaryFile() as said,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said) as process,
-        _packed(draft) as packed,
+        packed(draft) as into,
     ):
         assert process.stdout is not None
-        shutil.copyfileobj(process.stdout, packed)
+        shutil.copyfileobj(process.stdout, into)
         if process.wait() != 0:
             said.seek(0)
             reason = said.read().decode("utf-8", "replace").strip()
             raise BackupProblem("pg_dump failed", reason=reason[-600:])
     draft.rename(path)
-
-
-@contextmanager
-def _packed(path: Path) -> Iterator[gzip.GzipFile]:
-    """Writes a file of gzip, which is on the disk at the end."""
-    with path.open("wb") as file:
-        with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=_LEVEL, filename="") as packed:
-            yield packed
-        file.flush()
-        os.fsync(file.fileno())
 
 
 # --- claims -------------------------------------------------------------------------------------
@@ -270,14 +258,14 @@ class _Claims:
         last: dict[str, Any] = {}
         size = 0
         draft.mkdir()
-        with _packed(draft / CONTENT) as packed:
+        with packed(draft / CONTENT) as into:
             for frame in frames:
                 if isinstance(frame, dict):
                     last = frame
                     break
                 size += len(frame)
                 self.watcher.moved(len(frame))
-                packed.write(frame)
+                into.write(frame)
         if "read" not in last:
             shutil.rmtree(draft)
             if one.must_be_there or not last.get("absent"):

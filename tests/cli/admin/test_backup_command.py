@@ -274,7 +274,6 @@ def test_a_schedule_is_ended(bare_knit: Knit, asked: list[list[str]]):
         (("kept", "--every", "6"), "--every is not a duration"),
         (("kept", "--every", "1ms"), "--every is at least 1s"),
         (("kept", "--every", "6h", "--images"), "a schedule takes backups as knit's own sets"),
-        (("kept", "--layout", "knitfab", "--images"), "leave --keep and --images out"),
     ],
 )
 def test_what_makes_no_sense_is_refused(

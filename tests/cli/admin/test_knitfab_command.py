@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from knit_cli.commands.admin.recovery import which
+from knit_cli.commands.admin.recovery import restore, which
+from knit_workflows.backup.knitfab.images import save_images
 from knit_workflows.store.migrations import REVISION
 from tests.cli.conftest import Ended, Knit
 from tests.knitfab import archive_of, write_claim
 from tests.unit.backup.memory import Knit as Installation
+from tests.unit.backup.memory import Silent
+from tests.unit.backup.registry_folder import Folder
 
 Asked = Callable[..., Ended]
 UPLOAD, PLAN, DATA, RUN, OTHER, OTHER_RUN = (
@@ -104,7 +107,7 @@ def test_a_dry_run_tells_and_does_nothing(admin: Asked, backup: Path, target: In
         "note        keychain, rows: 1: not carried over: keys of imports: they are in a Secret "
         "of the cluster, not in a backup; imports that had begun have failed",
         "note        table addon: not carried over: no Knitfab has it",
-        "note        images: not loaded; push them to the new registry",
+        "note        images: loaded only with --images",
     ]
     assert "knit here can take it: 1 volumes, all of them readable" in told.err
     assert (target.archives, target.loaded) == ({}, [])
@@ -123,6 +126,21 @@ def test_it_is_done_once(admin: Asked, backup: Path, target: Installation):
     assert "1 Runs were under way then; they have failed: knit run retry" in done.err
     assert target.archives == {DATA: archive_of({"file": b"12345"})}
     assert "was restored into knit here before" in admin("restore").err
+
+
+def test_images_are_loaded_if_they_are_asked_for(
+    admin: Asked, backup: Path, target: Installation, monkeypatch: pytest.MonkeyPatch
+):
+    write_claim(backup, DATA, {"file": b"12345"})
+    registry, other = (Folder(backup / name / "docker/registry/v2") for name in ("one", "other"))
+    registry.push(b"layer", "a/_layers")
+    claim = {"metadata": {"name": "c"}, "spec": {}}
+    save_images(backup, registry.files, claim, Silent())
+    monkeypatch.setattr(restore, "registry_beside", lambda _: other.files)
+    assert json.loads(admin("restore", "--images", "--json").out)["imageBlobs"] == 1
+    assert other.all() == registry.all()
+    again = admin("restore")
+    assert "images are not loaded; --images writes them into the registry" in again.err
 
 
 def test_missing_content_is_refused_unless_it_is_accepted(

@@ -16,7 +16,10 @@ from knit_cli.admin.cluster import Piped
 
 @dataclass
 class Folder:
-    """Where a registry keeps its images, and the shell there."""
+    """Where a registry keeps its images, and the shell there.
+
+    `path`: `docker/registry/v2` of its volume.
+    """
 
     path: Path
     stops_after: int | None = None
@@ -26,7 +29,7 @@ class Folder:
 
     @property
     def files(self) -> RegistryFiles:
-        self.path.mkdir(exist_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
         return RegistryFiles(self.shell)
 
     @contextmanager

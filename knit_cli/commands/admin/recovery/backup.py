@@ -113,13 +113,11 @@ def backup_command(
             "name a folder or s3://BUCKET/PREFIX, or use --schedule show", param_hint="DEST"
         )
     if layout is Layout.KNITFAB:
-        if keep is not None or images:
-            raise BadInput(
-                "a backup for Knitfab has no sets, and its images are another command's",
-                advice="leave --keep and --images out (docs: migrate from Knitfab)",
-            )
+        if keep is not None:
+            raise BadInput("a backup for Knitfab has no sets", advice="leave --keep out")
         with installation(invocation, *where) as source:
-            back_up_as_knitfab(invocation, source, destination, as_json=as_json)
+            registry = registry_beside(source) if images else None
+            back_up_as_knitfab(invocation, source, destination, registry, as_json=as_json)
         return
     with explained():
         target = open_destination(destination, invocation.surroundings.cwd, new=True)

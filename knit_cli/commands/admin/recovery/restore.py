@@ -88,12 +88,7 @@ def restore_command(
     cut, repeat it: it goes on from there.
     """
     _require_sense(
-        layout,
-        list_sets=list_sets,
-        dry_run=dry_run,
-        set_id=set_id,
-        allow_missing=allow_missing,
-        images=images,
+        layout, list_sets=list_sets, dry_run=dry_run, set_id=set_id, allow_missing=allow_missing
     )
     invocation = invocation_of(context)
     opened = partial(
@@ -103,7 +98,7 @@ def restore_command(
     )
     if layout is Layout.KNITFAB:
         flags = {"dry_run": dry_run, "allow_missing": allow_missing, "as_json": as_json}
-        _migrate(invocation, source, opened, flags)
+        _migrate(invocation, source, opened, flags, images=images)
         return
     with explained(), ExitStack() as stack:
         where = open_destination(source, invocation.surroundings.cwd, new=False)
@@ -124,21 +119,12 @@ def restore_command(
 
 
 def _require_sense(
-    layout: Layout,
-    *,
-    list_sets: bool,
-    dry_run: bool,
-    set_id: str | None,
-    allow_missing: bool,
-    images: bool,
+    layout: Layout, *, list_sets: bool, dry_run: bool, set_id: str | None, allow_missing: bool
 ) -> None:
     if list_sets and dry_run:
         raise BadInput("--list and --dry-run exclude each other", advice="give one of them")
-    if layout is Layout.KNITFAB and (list_sets or set_id is not None or images):
-        raise BadInput(
-            "a backup of Knitfab has no sets, and its images are loaded by hand",
-            advice="leave --list, --set and --images out (docs: migrate from Knitfab)",
-        )
+    if layout is Layout.KNITFAB and (list_sets or set_id is not None):
+        raise BadInput("a backup of Knitfab has no sets", advice="leave --list and --set out")
     if layout is Layout.KNIT and allow_missing:
         raise BadInput("--allow-missing is for --layout knitfab", advice="leave it out")
 
@@ -148,13 +134,16 @@ def _migrate(
     source: str,
     opened: Callable[[], AbstractContextManager[Installation]],
     flags: dict[str, bool],
+    *,
+    images: bool,
 ) -> None:
     if "://" in source:
         raise BadInput(f"{source} is no folder", advice="copy it into a folder first")
     with explained():
         backup = read_backup(invocation.path(source))
     with opened() as target:
-        restore_knitfab(invocation, backup, target, **flags)
+        registry = registry_beside(target) if images else None
+        restore_knitfab(invocation, backup, target, registry=registry, **flags)
 
 
 def _try(

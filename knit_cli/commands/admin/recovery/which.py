@@ -11,6 +11,7 @@ import typer
 
 from knit_cli.admin.backup import explained
 from knit_cli.admin.backup.on_cluster import ClusterInstallation
+from knit_cli.admin.backup.registry import RegistryFiles
 from knit_cli.admin.dev_stack import dev_installation
 from knit_cli.admin.folder import DEFAULT_FOLDER
 from knit_cli.commands.admin.options import administration
@@ -18,7 +19,6 @@ from knit_cli.dev.app import DEFAULT_STATE
 from knit_cli.dev.dev_folder import RECORD, DevFolder
 from knit_cli.errors import BadInput
 from knit_cli.invocation import Invocation, find_upward
-from knit_workflows.backup.images import Registry
 from knit_workflows.backup.installation import Installation
 
 State = Annotated[
@@ -70,7 +70,7 @@ def installation(
         yield on_cluster
 
 
-def registry_beside(installed: Installation) -> Registry:
+def registry_beside(installed: Installation) -> RegistryFiles:
     """Gives the registry of an installation; raises CliError if it has none."""
     if not isinstance(installed, ClusterInstallation):
         raise BadInput(
