@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,6 +26,8 @@ from tests.charts.helm import HELMS, program
 from tests.charts.node import Node, free_node_ports, served_certificate, start_node
 from tests.charts.test_parts_on_node import image
 from tests.cluster.registry import ImageSettings, has_image, push_tree
+from tests.docs.command_words import commands_of
+from tests.docs.test_runbooks import PAGES
 from tests.waiting import wait_for_port
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3000)]
@@ -57,6 +60,11 @@ CLAIM: Final = {
     "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "64Mi"}}},
 }
 IMAGE: Final = ("team/tool", "1")
+WITH_DRY_RUN: Final = {
+    *("cordon", "create", "delete", "drain", "label", "patch", "scale", "taint", "uncordon")
+}
+ELSEWHERE: Final = {"port-forward", "top"}
+"""What does not end by itself, and what needs a metrics server."""
 SCHEDULE: Final = ("admin", "backup", "--json", "--schedule")
 
 
@@ -191,6 +199,7 @@ def test_from_nothing_to_a_run_and_back(
         back_up(node, admin)
         back_up_by_schedule(admin)
         look_into_volumes(admin)
+        carry_out_the_runbooks(node, admin)
         lose_the_database(node, admin, api)
         rebuild(admin, copy["knitId"])
     admin.knit("admin", "uninstall", "--hard", "--yes")
@@ -252,6 +261,43 @@ def look_into_volumes(admin: Administrator) -> None:
     assert (first["contents recorded"], first["contents compared"]) == (2, 0)
     assert (second["contents recorded"], second["contents compared"]) == (0, 2)
     assert third["contents compared with the set"] == 2
+
+
+def carry_out_the_runbooks(node: Node, admin: Administrator) -> None:
+    """Their commands of kubectl that change something, as far as the API server tries them.
+
+    What has no dry run, and does no harm, is done.
+    """
+    [name] = node.kubectl("get", "nodes", "-o", "name").stdout.split()
+    jobs = node.kubectl("get", "jobs", "-n", admin.namespace, "-o", "name").stdout.split()
+    values = {
+        "NODE": name.partition("/")[2],
+        "JOB": "".join(jobs[:1]).partition("/")[2],
+        "NAME": "example",
+        "knit": admin.namespace,
+    }
+    tried = Counter[str]()
+    for command in changing():
+        words = [values.get(word, word) for word in command[1:]]
+        verb = words[0]
+        if verb in WITH_DRY_RUN:
+            words.append("--dry-run=server")
+        if verb == "drain":  # what others have on this node is their own
+            words.append("--pod-selector=app.kubernetes.io/name=knit-app")
+        # This node has no such taint, and there may be no Job just now.
+        if verb in ELSEWHERE or "" in words or any(word.startswith("node-role") for word in words):
+            continue
+        done = node.kubectl(*words, check=verb != "patch")
+        # The storage class of this node does not expand claims, which is found out last.
+        assert done.returncode == 0 or "must support resize" in done.stderr, done.stderr
+        tried[verb] += 1
+    assert tried.keys() >= WITH_DRY_RUN | {"exec", "rollout"}, tried
+
+
+def changing() -> list[tuple[str, ...]]:
+    """The commands of kubectl in the runbooks that do more than look, once each."""
+    every = {tuple(words) for page in PAGES for words in commands_of(page, "kubectl")}
+    return sorted(one for one in every if one[1:2] and one[1] not in ("get", "describe", "logs"))
 
 
 def lose_the_database(node: Node, admin: Administrator, api: int) -> None:
