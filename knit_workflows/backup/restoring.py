@@ -111,6 +111,16 @@ def find_obstacles(chosen: Restorable, target: Installation) -> str | None:
     return None
 
 
+def require_images(chosen: BackupSet) -> None:
+    """Raises BackupProblem if a set was taken without images."""
+    if not chosen.image_index:
+        raise BackupProblem(
+            f"the set {chosen.id} has no images",
+            reason="it was taken without --images",
+            advice="leave --images out, or name a set that has them (--list --json says which)",
+        )
+
+
 def restore(
     source: Destination,
     chosen: BackupSet,
@@ -122,8 +132,8 @@ def restore(
 ) -> Restoration:
     """Fills an installation; `by` is who does it, for its audit log.
 
-    Images go first, into `registry`: what is switched on may need them at once. They are written
-    also where this very set was restored before.
+    Images go first, into `registry`: what is switched on may need them at once. Where this very set
+    was restored before, they are written too, but tags that are there stay as they are.
 
     Raises:
         BackupProblem: it cannot be filled; nothing of the set is switched on.
@@ -132,15 +142,11 @@ def restore(
     began = time.monotonic()
     already = find_obstacles(chosen, target) is not None
     blobs = 0
-    if registry is not None and not chosen.image_index:
-        raise BackupProblem(
-            f"the set {chosen.id} has no images",
-            reason="it was taken without --images",
-            advice="leave --images out, or name a set that has them (--list --json says which)",
-        )
     if registry is not None:
+        require_images(chosen)
         with Reader(source) as reader:
-            blobs = write_images(registry, reader, chosen.images(reader), watcher)
+            images = chosen.images(reader)
+            blobs = write_images(registry, reader, images, watcher, replaces=not already)
     if already:
         return Restoration(chosen, 0, 0, time.monotonic() - began, already=True, blobs=blobs)
     with Reader(source) as reader:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from knit_workflows.backup.blobs import FOLDER, Reader, digest_in
 from knit_workflows.backup.destinations import Destination
 from knit_workflows.backup.destinations.base import Lock
-from knit_workflows.backup.sets import load_set, set_ids, set_name
+from knit_workflows.backup.problems import Damaged
+from knit_workflows.backup.sets import BackupSet, load_set, set_ids, set_name
 
 
 def prune(destination: Destination, lock: Lock, keep: int) -> Iterator[str]:
     """Removes all but the newest `keep` sets, and gives their ids.
+
+    The newest set that has images stays besides, if none of those has any.
 
     A set goes before its pieces, so that there is never one without; pieces that a killed backup
     has left go, too. A second call goes on from there.
@@ -20,11 +24,11 @@ def prune(destination: Destination, lock: Lock, keep: int) -> Iterator[str]:
         BackupProblem: a set that stays cannot be read, so nobody knows what it needs.
     """
     ids = set_ids(destination)
-    old = ids[:-keep]
+    staying = _staying(destination, ids, keep)
+    old = [one for one in ids if one not in staying]
     needed: set[str] = set()
     with Reader(destination) as reader:
-        for one in ids[-keep:]:
-            kept = load_set(destination, one)
+        for kept in staying.values():
             needed |= {piece.sha256 for piece in kept.index}
             needed |= {piece.sha256 for table in kept.tables for piece in table.pieces}
             needed |= {piece.sha256 for piece in kept.image_index}
@@ -39,3 +43,15 @@ def prune(destination: Destination, lock: Lock, keep: int) -> Iterator[str]:
         if digest_in(name) not in needed:
             lock.require()
             destination.remove(name)
+
+
+def _staying(destination: Destination, ids: Sequence[str], keep: int) -> dict[str, BackupSet]:
+    staying = {one: load_set(destination, one) for one in ids[-keep:]}
+    if not any(one.image_index for one in staying.values()):
+        for one in reversed(ids[:-keep]):
+            with suppress(Damaged):  # it had to go anyway
+                older = load_set(destination, one)
+                if older.image_index:
+                    staying[one] = older
+                    break
+    return staying

@@ -82,7 +82,7 @@ class BackupSet:
     lines of all volumes. `gone`: Data that were there at `at` and deleted before they were read.
     `unreadable`: Data that could not be read, and why. `under_way`: Runs that had not ended.
     `image_index`: the pieces of the lines of all images; none where only Data were asked for.
-    `image_bytes`: of all blobs and links.
+    `image_bytes`: of all blobs and links. `image_unreadable`: blobs that were rotten, and how.
     """
 
     id: str
@@ -101,6 +101,7 @@ class BackupSet:
     image_index: tuple[Piece, ...] = ()
     image_blobs: int = 0
     image_bytes: int = 0
+    image_unreadable: dict[str, str] = field(default_factory=dict)
 
     @property
     def other_revision(self) -> str:

@@ -50,7 +50,7 @@ from knit_workflows.domain.instants import format_instant
 _RECORD_SECONDS: Final = 15.0
 _RECORD_VOLUMES: Final = 500
 """A record of what is finished is written after so long, or so many."""
-_NO_IMAGES: Final = TakenImages((), 0)
+_NO_IMAGES: Final = TakenImages()
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,10 @@ def take_backup(
 ) -> Taken:
     """Takes a set; afterwards removes all but the newest `keep` sets, and what only those had.
 
-    With a `registry`, its images are part of the set. If the new set is without Data that could not
-    be read, none is removed: an older one may have the last copy of them. A set that is there is a
-    success, whatever comes of the old ones: who would repeat the call would only take one more.
+    With a `registry`, its images are part of the set. If the new set is without Data or images that
+    could not be read, none is removed: an older one may have the last copy of them. A set that is
+    there is a success, whatever comes of the old ones: who would repeat the call would only take
+    one more.
 
     Raises:
         BackupProblem: there is no new set; a second call goes on from there.
@@ -103,7 +104,7 @@ def take_backup(
             lock.require()
             for record in known.records:
                 destination.remove(record)
-            if keep is not None and not taken.unreadable:
+            if keep is not None and not taken.unreadable and not taken.image_unreadable:
                 pruned.extend(prune(destination, lock, keep))  # also what goes before it fails
         except BackupProblem as problem:
             unpruned = problem.words
@@ -235,11 +236,11 @@ class _Taking:
                 entries.append(entry)
             else:
                 missing.append(one)
+        if self.registry is not None:  # before the volumes, the last of which have no record
+            self.images = take_images(self.registry, self.writer, self.known.blobs, self.watcher)
         self.watcher.begins("backup", len(database.wanted), len(entries))
         for batch in self._read_volumes(missing):
             entries += batch
-        if self.registry is not None:
-            self.images = take_images(self.registry, self.writer, self.known.blobs, self.watcher)
         return self._seal(database, entries)
 
     # --- the database ---------------------------------------------------------------------------
@@ -375,6 +376,7 @@ class _Taking:
             image_index=self._stored(one.line() for one in self.images.all),
             image_blobs=self.images.blobs,
             image_bytes=sum(one.size for one in self.images.all),
+            image_unreadable=self.images.unreadable,
         )
         self.destination.settle()
         self.lock.require()

@@ -41,7 +41,9 @@ _FIRST: Final = 5
 _LATER: Final = 10
 """So many, at the end, have to wait for it."""
 _MOST: Final = 60
-"""Rounds that are timed at most, where they are slower than the limit by themselves."""
+"""Rounds that are timed at most, where they are slower than the limit by themselves,"""
+_LONGEST: Final = 10.0
+"""or seconds, if there are as many as are needed by then."""
 _IDENTITY: Final = "knit admin doctor"
 _LIFE: Final = Duration(seconds=60)
 _POLL: Final = timedelta(seconds=20)
@@ -132,6 +134,8 @@ class _Trial:
         took: list[float] = []
         left, later = float(_LIMIT), 0
         while later < _LATER and len(took) < _MOST:
+            if len(took) >= _FIRST + _LATER and sum(took) > _LONGEST:
+                break
             later += left <= 0
             took.append(await self._times_round(f"round-{len(took)}"))
             left = min(left + took[-1] * _LIMIT, _LIMIT) - _TASKS

@@ -1,6 +1,6 @@
 """The model test: knit does, step by step, what `model.py` says it does.
 
-KNIT_MODEL_STEPS (2000) makes it longer. A seed that fails is named; the same seed fails again.
+KNIT_MODEL_STEPS (1000) makes it longer. A seed that fails is named; the same seed fails again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.model.machine import FastMachine, UserRules, WholeMachine
 from tests.model.worlds import FastWorld, WholeWorld
 from tests.postgres import Databases
 
-STEPS = int(os.environ.get("KNIT_MODEL_STEPS", "2000"))
+STEPS = int(os.environ.get("KNIT_MODEL_STEPS", "1000"))
 WHOLE_STEPS = max(60, STEPS // 100)
 HALVES = 2
 """So that two processes share the work."""

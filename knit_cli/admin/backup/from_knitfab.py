@@ -13,7 +13,7 @@ from knit_cli.invocation import Invocation, login_name
 from knit_cli.output import print_json, print_text, say
 from knit_workflows.backup.images import Registry
 from knit_workflows.backup.installation import Installation
-from knit_workflows.backup.knitfab.images import load_images
+from knit_workflows.backup.knitfab.images import check_part, load_images
 from knit_workflows.backup.knitfab.migrating import KnitfabBackup, Survey
 from knit_workflows.backup.restoring import find_obstacles
 
@@ -42,7 +42,7 @@ def restore_knitfab(
     bar = Bar(quiet=invocation.quiet)
     with bar.shown():
         if dry_run:
-            done = _try(backup, target, bar)
+            done = _try(backup, target, bar, images=registry is not None)
         else:
             by = login_name(invocation.surroundings.variables)
             done = _restore(backup, target, bar, by, registry, allow_missing=allow_missing)
@@ -56,9 +56,10 @@ def restore_knitfab(
     _tell(backup.survey, done, target.shown)
 
 
-def _try(backup: KnitfabBackup, target: Installation, bar: Bar) -> dict[str, Any]:
+def _try(backup: KnitfabBackup, target: Installation, bar: Bar, *, images: bool) -> dict[str, Any]:
     restored = find_obstacles(backup.survey, target)
-    return {"dryRun": True, "bytes": backup.check(bar), "already": restored is not None}
+    size = backup.check(bar) + (check_part(backup.folder, bar) if images else 0)
+    return {"dryRun": True, "bytes": size, "already": restored is not None}
 
 
 def _restore(
@@ -70,7 +71,10 @@ def _restore(
     *,
     allow_missing: bool,
 ) -> dict[str, Any]:
-    blobs = None if registry is None else load_images(backup.folder, registry, bar)
+    blobs = None
+    if registry is not None:
+        already = backup.was_restored(target, allow_missing=allow_missing)
+        blobs = load_images(backup.folder, registry, bar, replaces=not already)
     result = backup.restore(target, bar, by=by, allow_missing=allow_missing)
     return restored_json(result) | {"imageBlobs": blobs}
 

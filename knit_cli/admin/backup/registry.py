@@ -7,6 +7,7 @@ driver of CNCF Distribution: `blobs/sha256/0f/0f…/data`, and links below `repo
 from __future__ import annotations
 
 import re
+import secrets
 import tarfile
 import tempfile
 import threading
@@ -18,26 +19,36 @@ from typing import IO, Any, Final
 from knit_cli.admin.charts import REGISTRY
 from knit_cli.admin.cluster import Cluster, Piped
 from knit_cli.errors import CliError
+from knit_workflows.backup.images import add_file, files_of, packed, unpacked
 from knit_workflows.backup.problems import BackupProblem
 
 _ROOT: Final = "/var/lib/registry/docker/registry/v2"
 _BLOB: Final = re.compile(r"(\d+) blobs/sha256/[0-9a-f]{2}/([0-9a-f]{64})/data")
 _CHUNK: Final = 1 << 20
+_BATCH: Final = 1 << 30
+"""After so many bytes what was written gets its names, which a cut leaves."""
 _BLOBS: Final = (
     "[ ! -d blobs/sha256 ] || find blobs/sha256 -type f -name data -exec stat -c '%s %n' {} + "
     "&& echo end"
 )
-_END_OF_ARCHIVE: Final = bytes(1024)
-_LINKS: Final = "find repositories -name _uploads -prune -o -type f -print"
-"""Not what is just being pushed, of which nobody else knows."""
-_NONE: Final = b"none"
-_READ_LINKS: Final = (
-    f'if [ -d repositories ] && [ -n "$({_LINKS} | head -n 1)" ]; '
-    f"then {_LINKS} | tar -c -f - -T -; else printf {_NONE.decode()}; fi"
+_FIND_LINKS: Final = "find repositories -name _uploads -prune -o -type f -name link"
+_NAMES: Final = f"[ ! -d repositories ] || {_FIND_LINKS} -print && echo end"
+_END: Final = b"knit: that is all"
+"""An exec may lose the end of what a command prints, and succeed all the same."""
+_TAR: Final = "tar -c -f -"
+"""Not every busybox knows more of it. Names come by arguments; several archives follow each other
+then. A file that is gone meanwhile is left out."""
+_LINKS: Final = (
+    f"[ ! -d repositories ] || {_FIND_LINKS} -exec {_TAR} {{}} +; printf %s '{_END.decode()}'"
 )
-_READ_WHOLE: Final = "cd ../../.. && tar -c -f - ./docker"
-_READ: Final = "tar -c -f - -T -"
-_WRITE: Final = "tar -x -f -"
+_READ: Final = f"xargs {_TAR}; printf %s '{_END.decode()}'"
+_WRITE: Final = (
+    "find . -maxdepth 1 -name 'knit-part-*' -mmin +1440 -exec rm -rf {{}} +; p={part}; "
+    "mkdir $p && (cd $p && tar -x -f -) && sync && (cd $p && find . -type f) | "
+    'while IFS= read -r f; do mkdir -p "${{f%/*}}" && mv -f "$p/$f" "$f" || exit 1; done; '
+    "r=$?; rm -rf $p; exit $r"
+)
+"""Files get their names once they are whole and on the disk: a push that finds one believes it."""
 
 Shell = Callable[[str, IO[bytes]], AbstractContextManager[Piped]]
 """Runs a command where the files are, its stderr into a file."""
@@ -73,67 +84,66 @@ class RegistryFiles:
         self._shell = shell
         self.claim = claim
 
-    def links(self) -> Iterator[bytes]:
-        """See `Registry`; nothing, if it is empty."""
-        with self._running(_READ_LINKS) as process:
+    def links(self) -> Mapping[str, bytes]:
+        """See `Registry`. One that goes meanwhile is left out."""
+        with self._running(_LINKS) as process:
             process.stdin.close()
-            yield from _whole_archive(process.stdout)
+            return unpacked(_until_end(process.stdout))
 
-    def whole(self) -> Iterator[bytes]:
+    def link_names(self) -> set[str]:
         """See `Registry`."""
-        with self._running(_READ_WHOLE) as process:
-            process.stdin.close()
-            yield from _whole_archive(process.stdout)
+        return set(self._lines(_NAMES))
 
     def blobs(self) -> Mapping[str, int]:
         """See `Registry`."""
-        with self._running(_BLOBS) as process:
-            process.stdin.close()
-            lines = process.stdout.read().decode("ascii", "replace").splitlines()
-        if lines[-1:] != ["end"]:
-            raise _cut("the list of blobs has no end")
-        found = (_BLOB.fullmatch(line) for line in lines)
+        found = (_BLOB.fullmatch(line) for line in self._lines(_BLOBS))
         return {one[2]: int(one[1]) for one in found if one is not None}
+
+    def _lines(self, script: str) -> list[str]:
+        with self._running(script) as process:
+            process.stdin.close()
+            lines = process.stdout.read().decode("utf-8", "replace").splitlines()
+        if lines[-1:] != ["end"]:
+            raise _cut("its list has no end")
+        return lines[:-1]
 
     def read(self, digests: Sequence[str]) -> Iterator[tuple[str, Iterator[bytes]]]:
         """See `Registry`; what is not there any more is left out."""
         names = "".join(f"{_place(one)}\n" for one in digests).encode()
-        with self._running(_READ, may_fail=True) as process:
+        with self._running(_READ) as process:
             feeding = threading.Thread(target=_feed, args=(process.stdin, names), daemon=True)
             feeding.start()
-            with _no_archive(), tarfile.open(fileobj=process.stdout, mode="r|") as archive:
-                for member in archive:
-                    content = archive.extractfile(member)
-                    if content is not None:
-                        digest = member.name.split("/")[-2]
-                        yield digest, _parts(content)
+            for name, _, content in files_of(_until_end(process.stdout), several=True):
+                yield name.split("/")[-2], content
             feeding.join()
 
     def write(self, contents: Iterable[tuple[str, int, Iterator[bytes]]]) -> None:
-        """See `Registry`. One that is cut has other bytes than it should, and is written again."""
-        with (
-            self._running(_WRITE) as process,
-            tarfile.open(fileobj=process.stdin, mode="w|") as archive,
-        ):
-            for digest, size, content in contents:
-                member = tarfile.TarInfo(_place(digest))
-                member.size, member.mode = size, 0o644
-                archive.addfile(member, _Stream(content))
-                for _ in content:  # at whose end its digest is compared
-                    pass
+        """See `Registry`. After a cut those of earlier batches are there, the others are not."""
+        coming = iter(contents)
+        blob = next(coming, None)
+        while blob is not None:
+            size = 0
+            with (
+                self._running(_writing()) as process,
+                # Programs of busybox do not know the large sizes of the other format.
+                tarfile.open(
+                    fileobj=process.stdin, mode="w|", format=tarfile.GNU_FORMAT
+                ) as archive,
+            ):
+                while blob is not None and size < _BATCH:
+                    digest, length, content = blob
+                    add_file(archive, _place(digest), length, content)
+                    size += length
+                    blob = next(coming, None)
 
-    def write_links(self, archive: Iterator[bytes]) -> None:
+    def write_links(self, links: Mapping[str, bytes]) -> None:
         """See `Registry`."""
-        first = next(archive, b"")
-        if not first:
-            return
-        with self._running(_WRITE) as process:
-            process.stdin.write(first)
-            for part in archive:
+        with self._running(_writing()) as process:
+            for part in packed(links):
                 process.stdin.write(part)
 
     @contextmanager
-    def _running(self, script: str, *, may_fail: bool = False) -> Iterator[Piped]:
+    def _running(self, script: str) -> Iterator[Piped]:
         """Runs a command; its stdin is closed, and its end awaited, with the block.
 
         Raises:
@@ -146,7 +156,7 @@ class RegistryFiles:
                 process.stdin.close()
             except BrokenPipeError as closed:
                 cut = closed
-            if (process.wait() != 0 and not may_fail) or cut is not None:
+            if process.wait() != 0 or cut is not None:
                 said.seek(0)
                 words = said.read().decode("utf-8", "replace").strip()
                 raise BackupProblem(
@@ -156,35 +166,19 @@ class RegistryFiles:
                 ) from cut
 
 
-class _Stream:
-    """Content that comes in parts, as a file."""
-
-    def __init__(self, parts: Iterator[bytes]) -> None:
-        self._parts = parts
-        self._rest = b""
-
-    def read(self, size: int = 0, /) -> bytes:
-        """Gives so many bytes, fewer at the end."""
-        while len(self._rest) < size and (part := next(self._parts, b"")):
-            self._rest += part
-        given, self._rest = self._rest[:size], self._rest[size:]
-        return given
+def _writing() -> str:
+    return _WRITE.format(part=f"knit-part-{secrets.token_hex(4)}")
 
 
-def _whole_archive(stdout: IO[bytes]) -> Iterator[bytes]:
-    """Gives an archive, or nothing for the word that stands for none; raises BackupProblem."""
-    last = b""
+def _until_end(stdout: IO[bytes]) -> Iterator[bytes]:
+    """Gives what comes before the word that is printed last; raises BackupProblem without it."""
+    rest = b""
     for part in iter(partial(stdout.read, _CHUNK), b""):
-        last = (last + part)[-len(_END_OF_ARCHIVE) :]
-        if last != _NONE:
-            yield part
-    if last not in (_NONE, _END_OF_ARCHIVE):
-        raise _cut("its archive has no end")
-
-
-def _parts(content: IO[bytes]) -> Iterator[bytes]:
-    with _no_archive():
-        yield from iter(partial(content.read, _CHUNK), b"")
+        rest += part
+        yield rest[: -len(_END)]
+        rest = rest[-len(_END) :]
+    if rest != _END:
+        raise _cut("it has no end")
 
 
 def _place(digest: str) -> str:
@@ -197,16 +191,7 @@ def _feed(stdin: IO[bytes], names: bytes) -> None:
         stdin.close()
 
 
-@contextmanager
-def _no_archive() -> Iterator[None]:
-    try:
-        yield
-    except tarfile.TarError as cause:
-        raise _cut(str(cause)) from cause
-
-
 def _cut(reason: str) -> BackupProblem:
-    """Says that an exec may lose the end of what a command prints, and succeed all the same."""
     return BackupProblem(
         "what came from the pod of the registry is cut or garbled",
         reason=reason,

@@ -98,7 +98,7 @@ def show_schedule(found: Scheduled, as_json: bool) -> None:
     print_text(f"last complete set: {last}")
     if one["unreadable"]:
         print_text(f"it is without {one['unreadable']:,} Data that could not be read")
-    if one["unpruned"]:
-        print_text(printable(f"older sets could not be removed: {one['unpruned']}"))
+    if unpruned := one.get("unpruned"):  # which an earlier worker does not say
+        print_text(printable(f"older sets could not be removed: {unpruned}"))
     if not found.workers:
         print_text("no worker takes backups: start one with the role backup")

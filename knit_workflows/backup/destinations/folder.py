@@ -66,8 +66,7 @@ class Folder:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
                 file.flush()
-                # The disk begins at once, or one who syncs a small file waits for all of it later.
-                os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+                _begin_writing(handle)
         with self._guard:
             replaced = self._drafts.get(name)
             self._drafts[name] = draft
@@ -179,6 +178,13 @@ class Held:
 
     def require(self) -> None:
         """Returns."""
+
+
+def _begin_writing(handle: int) -> None:
+    """Has the disk begin: or whoever syncs a small file later waits for all of it."""
+    if hasattr(os, "posix_fadvise"):  # not on macOS
+        with suppress(OSError):
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _sync_names(folder: Path) -> None:

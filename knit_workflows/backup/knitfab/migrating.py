@@ -122,9 +122,22 @@ class KnitfabBackup:
             BackupProblem: it cannot be filled; nothing of the backup is switched on.
         """
         began = time.monotonic()
+        if self.was_restored(target, allow_missing=allow_missing):
+            return Migration(0, 0, time.monotonic() - began, already=True)
+        count = len(self.survey.contents)
+        made, equal = make_volumes(target, self._volumes(watcher), count, watcher)
+        target.load(self._database(by))
+        return Migration(made, equal, time.monotonic() - began)
+
+    def was_restored(self, target: Installation, *, allow_missing: bool) -> bool:
+        """Says whether an installation has had it already.
+
+        Raises:
+            BackupProblem: it cannot be filled, or Data have no content and that is not allowed.
+        """
         survey = self.survey
         if find_obstacles(survey, target) is not None:
-            return Migration(0, 0, time.monotonic() - began, already=True)
+            return True
         if survey.missing and not allow_missing:
             raise BackupProblem(
                 f"{len(survey.missing):,} Data have no content in {self.folder / DATA}",
@@ -132,10 +145,7 @@ class KnitfabBackup:
                 advice="take backup/data.sh of Knitfab again; or give --allow-missing: they keep "
                 "tags and lineage, and are purged",
             )
-        count = len(survey.contents)
-        made, equal = make_volumes(target, self._volumes(watcher), count, watcher)
-        target.load(self._database(by))
-        return Migration(made, equal, time.monotonic() - began)
+        return False
 
     def _volumes(self, watcher: Watcher) -> Iterator[Frame]:
         contents = self.survey.contents

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -40,15 +40,15 @@ class Folder:
             script = f"{{ {script}; }} | head -c {self.shows}"
         command = ["sh", "-c", script]
         pipe = subprocess.PIPE
-        with subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=stderr, cwd=self.path
-        ) as process:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            try:
-                yield Piped(process.stdin, process.stdout, process.wait)
-            finally:
-                process.terminate()
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=stderr, cwd=self.path)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield Piped(process.stdin, process.stdout, process.wait)
+        finally:
+            process.terminate()
+            with suppress(OSError):  # what was not written any more
+                process.__exit__(None, None, None)
 
     def push(self, content: bytes, link: str) -> str:
         digest = hashlib.sha256(content).hexdigest()

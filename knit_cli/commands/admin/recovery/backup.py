@@ -159,11 +159,12 @@ def _take(
     if as_json:
         print_json(_as_json(taken, target.shown))
     _tell(taken, target.shown)
-    if keep is not None and taken.set.unreadable:
+    unreadable = taken.set.unreadable or taken.set.image_unreadable
+    if keep is not None and unreadable:
         say("no older set is removed, since one may have what could not be read")
     if taken.unpruned:
         say(f"the set is there, but older ones could not be removed: {taken.unpruned}")
-    if taken.set.unreadable or taken.unpruned:
+    if unreadable or taken.unpruned:
         raise typer.Exit(1)
 
 
@@ -186,6 +187,11 @@ def _tell(taken: Taken, shown: str) -> None:
         say(f"{len(made.gone):,} Data were deleted meanwhile; the set says which")
     for knit_id, why in made.unreadable.items():
         say(f"Data {knit_id} could not be read: {why}")
+    for digest, why in made.image_unreadable.items():
+        say(
+            f"the image blob sha256:{digest} is rotten, and no part of it: {why}; remove it from "
+            "the registry's volume, then push what has it again"
+        )
     for set_id, why in taken.damaged.items():
         say(f"the earlier set {set_id} is damaged, and was of no use here: {why}")
     if taken.pruned:
@@ -214,6 +220,7 @@ def _as_json(taken: Taken, shown: str) -> dict[str, Any]:
         "imageBlobs": made.image_blobs,
         "imageBytes": made.image_bytes,
         "imageBlobsRead": taken.blobs_read,
+        "imageBlobsUnreadable": made.image_unreadable,
         "seconds": round(taken.seconds, 1),
         "deletedMeanwhile": list(made.gone),
         "unreadable": made.unreadable,

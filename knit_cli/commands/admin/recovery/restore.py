@@ -25,6 +25,7 @@ from knit_workflows.backup.restoring import (
     check_set,
     choose_set,
     find_obstacles,
+    require_images,
     restore,
 )
 from knit_workflows.backup.sets import BackupSet, load_set, set_ids
@@ -109,7 +110,7 @@ def restore_command(
         chosen = choose_set(where, set_id)
         target = stack.enter_context(opened())
         done = (
-            _try(invocation, where, chosen, target)
+            _try(invocation, where, chosen, target, images=images)
             if dry_run
             else _restore(invocation, where, chosen, target, images=images)
         )
@@ -147,9 +148,17 @@ def _migrate(
 
 
 def _try(
-    invocation: Invocation, where: Destination, chosen: BackupSet, target: Installation
+    invocation: Invocation,
+    where: Destination,
+    chosen: BackupSet,
+    target: Installation,
+    *,
+    images: bool,
 ) -> dict[str, Any]:
-    """Reads the whole set, its images too."""
+    """Reads the whole set, its images too; and sees that there is a registry to write them to."""
+    if images:
+        require_images(chosen)
+        registry_beside(target).blobs()
     bar = Bar(quiet=invocation.quiet)
     with bar.shown():
         restored = find_obstacles(chosen, target)
