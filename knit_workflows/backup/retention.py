@@ -15,7 +15,8 @@ from knit_workflows.backup.sets import BackupSet, load_set, set_ids, set_name
 def prune(destination: Destination, lock: Lock, keep: int) -> Iterator[str]:
     """Removes all but the newest `keep` sets, and gives their ids.
 
-    The newest set that has images stays besides, if none of those has any.
+    The newest set whose images are whole stays besides, if none of those has such: a set without
+    images does not replace it, and one that lacks a rotten blob may leave it the last copy.
 
     A set goes before its pieces, so that there is never one without; pieces that a killed backup
     has left go, too. A second call goes on from there.
@@ -47,11 +48,11 @@ def prune(destination: Destination, lock: Lock, keep: int) -> Iterator[str]:
 
 def _staying(destination: Destination, ids: Sequence[str], keep: int) -> dict[str, BackupSet]:
     staying = {one: load_set(destination, one) for one in ids[-keep:]}
-    if not any(one.image_index for one in staying.values()):
+    if not any(one.has_all_images for one in staying.values()):
         for one in reversed(ids[:-keep]):
             with suppress(Damaged):  # it had to go anyway
                 older = load_set(destination, one)
-                if older.image_index:
+                if older.has_all_images:
                     staying[one] = older
                     break
     return staying

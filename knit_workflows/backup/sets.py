@@ -104,6 +104,11 @@ class BackupSet:
     image_unreadable: dict[str, str] = field(default_factory=dict)
 
     @property
+    def has_all_images(self) -> bool:
+        """Whether images were asked for, and none was rotten."""
+        return bool(self.image_index) and not self.image_unreadable
+
+    @property
     def other_revision(self) -> str:
         """What to do where the tables are of another revision."""
         return f"install knit {self.knit}, restore, and upgrade it then"

@@ -58,9 +58,9 @@ class Taken:
     """What a backup has made.
 
     `read`: the volumes that were read, the others were known; `blobs_read` likewise of images.
-    `stored_bytes`: what was written,
-    compressed. `pruned`: the sets that were removed; `unpruned`: why no more of them could be.
-    `damaged`: earlier sets that are not whole, and why; nothing was taken over from them.
+    `stored_bytes`: what was written, compressed. `pruned`: the sets that were removed; `unpruned`:
+    why no more of them could be. `damaged`: earlier sets that are not whole, and why; nothing was
+    taken over from them.
     """
 
     set: BackupSet

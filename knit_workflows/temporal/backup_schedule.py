@@ -78,8 +78,8 @@ class FoundSchedule:
     """The schedule as Temporal has it. `last_at`: when the last set was complete; None: none yet.
 
     `unreadable`: how many Data that set is without. `unpruned`: why older ones could not be removed
-    after it, empty if they could. `period`: the longest time between two of the
-    next backups; None while it is paused.
+    after it, empty if they could. `period`: the longest time between two of the next backups; None
+    while it is paused.
     """
 
     destination: str

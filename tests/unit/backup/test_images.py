@@ -106,18 +106,20 @@ def test_a_blob_that_is_rotten_in_the_registry_is_no_part_of_a_set(
     sound, rotten = registry.push(b"sound", "a/_layers"), registry.push(b"layer", "b/_layers")
     objects = Objects()
     earlier = take(objects, registry).set
-    objects.content = {
-        name: content
-        for name, content in objects.content.items()
-        if rotten not in name  # so that it has to be read again
-    }
+    # So that it has to be read again.
+    piece = {name: objects.content.pop(name) for name in list(objects.content) if rotten in name}
     registry.put(f"blobs/sha256/{rotten[:2]}/{rotten}/data", b"other")
     taken = take(objects, registry, keep=1)
     assert "has the digest" in taken.set.image_unreadable[rotten]
     assert (taken.set.image_blobs, taken.pruned) == (1, ())
-    assert earlier.id in set_ids(objects)
     assert filled(objects, other) == 1
     assert other.files.blobs() == {sound: 5}
+    # What only the earlier set has outlasts it, and sets without images.
+    objects.content |= piece
+    last = take_backup(Knit(), objects, Silent(), keep=1)
+    assert set_ids(objects) == [earlier.id, last.set.id]
+    assert check_set(objects, earlier, Silent()) > 0
+    assert take(objects, registry).set.image_unreadable == {}
 
 
 def test_a_blob_that_goes_while_it_is_to_be_read_is_told(registry: Folder) -> None:

@@ -91,8 +91,9 @@ def backup_command(
     """Take a backup: the database at one instant, and all volumes that were final by then.
 
     Runs go on meanwhile. What the destination has already is not read again. If it is cut, repeat
-    it: it goes on from there. Exit code 1 if Data could not be read; the set is there without them,
-    and no older one is removed. Also if older ones cannot be removed: the new one is there.
+    it: it goes on from there. Exit code 1 if Data or images could not be read; the set is there
+    without them, and no older one is removed. Also if older ones cannot be removed: the new one is
+    there.
 
     With --every or --cron nothing is taken here: a worker takes the backups, one immediately, the
     others when they are due.
