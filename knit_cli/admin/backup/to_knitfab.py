@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -14,6 +15,9 @@ from knit_cli.output import print_json, say
 from knit_workflows.backup.installation import Installation
 from knit_workflows.backup.knitfab.images import save_images
 from knit_workflows.backup.problems import BackupProblem
+
+if TYPE_CHECKING:
+    from knit_workflows.backup.knitfab.writing import Written
 
 
 def back_up_as_knitfab(
@@ -45,19 +49,7 @@ def back_up_as_knitfab(
             _save_images(folder, registry, bar)
         written = write_layout(source, folder, bar)
     if as_json:
-        print_json(
-            {
-                "layout": "knitfab",
-                "destination": str(folder),
-                "at": written.at,
-                "volumes": written.volumes,
-                "volumesRead": written.read,
-                "images": registry is not None,
-                "seconds": round(written.seconds, 1),
-                "unreadable": written.unreadable,
-                "notes": [{"about": what, "why": why} for what, why in written.notes],
-            }
-        )
+        print_json(_as_json(written, folder, images=registry is not None))
     say(
         f"{folder} has {written.volumes:,} volumes and the database as it was at {written.at}, "
         f"in the layout of Knitfab; {written.read:,} volumes read, {written.seconds:.1f} s"
@@ -76,3 +68,17 @@ def _save_images(folder: Path, registry: RegistryFiles, bar: Bar) -> None:
             "the registry has no claim", reason="it is ephemeral", advice="leave --images out"
         )
     save_images(folder, registry, registry.claim, bar)
+
+
+def _as_json(written: Written, folder: Path, *, images: bool) -> dict[str, Any]:
+    return {
+        "layout": "knitfab",
+        "destination": str(folder),
+        "at": written.at,
+        "volumes": written.volumes,
+        "volumesRead": written.read,
+        "images": images,
+        "seconds": round(written.seconds, 1),
+        "unreadable": written.unreadable,
+        "notes": [{"about": what, "why": why} for what, why in written.notes],
+    }
