@@ -7,7 +7,7 @@ SELECT pg_advisory_xact_lock(hashtext('knit.warm_volume'))
 
 -- Those of another kind, and the newest of too many, are to go.
 UPDATE warm_volume
-   SET state = 'ending', until = clock_timestamp()
+   SET state = 'ending', until = date_trunc('milliseconds', clock_timestamp())
  WHERE state <> 'ending'
    AND (kind <> %(kind)s
         OR volume NOT IN (SELECT volume

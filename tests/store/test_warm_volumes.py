@@ -102,3 +102,13 @@ async def test_what_is_superfluous_goes_to_the_garbage(
     gone = {row["volume"] for row in fetch(url, "SELECT volume FROM discarded")}
     assert gone == {one.volume for one in ending}
     assert gone <= set(old)
+
+
+@pytest.mark.patient
+async def test_what_goes_is_given_at_once(store: PostgresStore) -> None:
+    """Not a part of a millisecond later, to which its instant would have been rounded up."""
+    for _ in range(100):
+        old = await ready(store, 1)
+        [ending] = await store.warm_volumes.hold("b", "kind", 0)
+        assert (ending.ending, ending.volume in old) == (True, True)
+        await store.warm_volumes.discard("b", ending.volume)
