@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import psycopg
 import pytest
@@ -15,8 +17,11 @@ from knit_workflows.domain.errors import (
 from knit_workflows.domain.runs.run import RunQuery, RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.store import PostgresStore
+from knit_workflows.store.connection import Database, Session
+from knit_workflows.store.data.search import DataSearch
 from tests.store.build import (
     begin,
+    end,
     fetch,
     tags,
     upload,
@@ -58,6 +63,43 @@ async def test_data_come_by_time_then_id_unfinished_last(store: PostgresStore, u
     assert [one.knit_id for one in rest] == order[2:]
     with pytest.raises(InvalidRequest):
         await store.data.find(DataQuery(), after=NOWHERE)
+
+
+class Interrupted(Session):
+    """Something happens before one of the statements."""
+
+    def __init__(self, inner: Session, turn: int, happens: Callable[[], Awaitable[object]]) -> None:
+        self._inner = inner
+        self._turn = turn
+        self._happens = happens
+
+    async def rows(self, query: str, params: Any = None) -> list[Any]:
+        """Runs a statement."""
+        self._turn -= 1
+        if self._turn == 0:
+            await self._happens()
+        return await self._inner.rows(query, params)
+
+
+@pytest.mark.parametrize("limit", [None, 1, 2, 3, 9])
+@pytest.mark.parametrize("turn", [1, 2, 3])
+async def test_a_data_that_becomes_done_meanwhile_is_found_once(
+    store: PostgresStore, url: str, limit: int | None, turn: int
+) -> None:
+    done = await upload(store)
+    (key, growing), (_, other) = await begin(store), await begin(store)
+    database = Database(url, 1)
+
+    async def read(session: Session) -> list[str]:
+        interrupted = Interrupted(session, turn, lambda: end(store, key))
+        return await DataSearch(DataQuery(), []).page(interrupted, None, limit)
+
+    page = await database.reading(read)
+    await database.aclose()
+    if limit in (None, 3, 9):
+        assert (page[0], sorted(page[1:])) == (done, sorted([growing, other]))
+    assert len(page) == min(limit or 3, 3) == len(set(page))
+    assert set(page) <= {done, growing, other}
 
 
 async def test_a_tag_that_no_database_can_hold_is_refused(store: PostgresStore) -> None:

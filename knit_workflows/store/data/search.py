@@ -58,14 +58,19 @@ class DataSearch:
         if self.tag_ids is None or not self._add_system_tags():
             return []
         source = await self._source(session)
-        found: list[str] = []
-        dated = after is None or after.instant is not None
-        if dated and not self._unfinished():
-            found = await self._ids(session, source, self._dated(after), after, limit)
-        if limit is None or len(found) < limit:
-            remainder = None if limit is None else limit - len(found)
-            found += await self._ids(session, source, self._undated(after), after, remainder)
-        return found
+
+        async def dated() -> list[str]:
+            if self._unfinished() or (after is not None and after.instant is None):
+                return []
+            return await self._ids(session, source, self._dated(after), after, limit)
+
+        if limit is not None and len(found := await dated()) == limit:
+            return found
+        # Each statement has its own snapshot, and a Data gets its timestamp at any moment: whoever
+        # looks for the dated ones last, misses none.
+        undated = await self._ids(session, source, self._undated(after), after, limit)
+        found = await dated()
+        return (found + sorted(set(undated) - set(found)))[:limit]
 
     def _unfinished(self) -> bool:
         """Says whether only Data of unfinished Runs are wanted; none of them has a timestamp."""
