@@ -236,7 +236,9 @@ seconds. Times are RFC 3339 with an offset, in answers and in filters alike.
 Lists are plain arrays of all there is, unless `limit` (1 to 1000) is given. Then, when there is
 more, the header `X-Next-Cursor` holds the `cursor` of the next page, and `Link` its whole address
 (`rel="next"`). A cursor is a place in the order of the list: what changes, moves or is deleted
-meanwhile hides nothing else. A Run that changes between two pages appears again, as the newest.
+meanwhile hides nothing else. A Run that changes between two pages appears again, as the newest. A
+Data that is finished once the pages have come to the unfinished ones is on none of the rest: its
+place, by its time, is before them.
 
 ## When the database is slow, or frozen
 

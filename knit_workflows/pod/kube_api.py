@@ -41,6 +41,10 @@ class KubeApiSilent(KubeApiError):
     """Nothing came for as long as the caller wanted to wait."""
 
 
+class KubeApiCut(KubeApiError):
+    """The connection was cut in the middle of a body."""
+
+
 class KubeApi:
     """The API server of the cluster that the pod is in."""
 
@@ -73,8 +77,9 @@ class KubeApi:
 
         Raises:
             KubeApiSilent: a part took longer.
+            KubeApiCut: the body did not come whole.
             KubeApiRefused: 401, 403, 404.
-            KubeApiError: any other failure, also in the middle of the body.
+            KubeApiError: any other failure; nothing has come.
         """
         try:
             connection = self._connect()
@@ -119,9 +124,9 @@ def _read(response: HTTPResponse) -> bytes:
     except TimeoutError as error:
         raise KubeApiSilent("nothing came for too long") from error
     except (OSError, HTTPException) as error:
-        raise KubeApiError(f"the connection was cut: {error!r}") from error
+        raise KubeApiCut(f"the connection was cut: {error!r}") from error
     if not chunk and response.length:
-        raise KubeApiError("the connection was cut")
+        raise KubeApiCut("the connection was cut")
     return chunk
 
 

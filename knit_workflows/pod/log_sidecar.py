@@ -25,13 +25,20 @@ import os
 import signal
 import sys
 import time
+from calendar import timegm
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from knit_workflows.archive.scan import scan, scan_note
 from knit_workflows.backoff import Backoff
-from knit_workflows.pod.kube_api import KubeApi, KubeApiError, KubeApiRefused, KubeApiSilent
+from knit_workflows.pod.kube_api import (
+    KubeApi,
+    KubeApiCut,
+    KubeApiError,
+    KubeApiRefused,
+    KubeApiSilent,
+)
 from knit_workflows.pod.log_splice import LogSplice, NotALog
 from knit_workflows.pod.termination import TERMINATION_LOG, report, write_notes
 
@@ -104,6 +111,8 @@ class LogRecorder:
         self._container = container
         self._retries = retries
         self._splice = LogSplice()
+        self._read_until: float | None = None
+        """When the log was last being read, or the container's start; seconds since 1970."""
 
     @property
     def gaps(self) -> int:
@@ -159,18 +168,20 @@ class LogRecorder:
             c.get("name") for c in pod.get("spec", {}).get("containers", [])
         }:
             raise GivenUp(f"the pod {self._pod} has no container {self._container!r}")
-        if self._state(pod) & {"running", "terminated"}:
+        state = self._state(pod)
+        if started := state.keys() & {"running", "terminated"}:
+            self._read_until = _instant(state[started.pop()].get("startedAt"))
             return True
         if kind == "DELETED" or _is_over(pod):
             return False
         return None
 
-    def _state(self, pod: dict[str, Any]) -> set[str]:
-        """The container's state: one of waiting, running, terminated; or none yet."""
+    def _state(self, pod: dict[str, Any]) -> dict[str, Any]:
+        """The container's state by its name: one of waiting, running, terminated; or none yet."""
         for container in pod.get("status", {}).get("containerStatuses", []):
             if container.get("name") == self._container:
-                return set(container.get("state", {}))
-        return set()
+                return dict(container.get("state", {}))
+        return {}
 
     def _has_ended(self) -> bool:
         """Whether the API says that there will be no more log; False when it says nothing."""
@@ -194,19 +205,25 @@ class LogRecorder:
         """
         ends = 0
         while ends < 2:
+            if self._read_until is not None:
+                self._splice.unwatched(self._read_until)
             try:
                 new_bytes = self._read(self._splice, destination)
             except KubeApiSilent:
                 ends = 0
+                self._read_until = time.time()
                 with suppress(NotALog):
                     self._splice.finish()
             except KubeApiError as error:
                 ends = 0
+                if isinstance(error, KubeApiCut):
+                    self._read_until = time.time()
                 self._retries.failed(error)
             except NotALog as error:
                 ends = 0
                 self._retries.failed(error if self._has_ended() else KubeApiError(str(error)))
             else:
+                self._read_until = time.time()
                 self._retries.succeeded()
                 ends = 1 if new_bytes else ends + 1
             self._splice.resume()
@@ -231,6 +248,14 @@ class LogRecorder:
                 self._retries.succeeded()
         splice.finish()
         return new_bytes
+
+
+def _instant(text: str | None) -> float | None:
+    """Reads an instant of Kubernetes, which is in whole seconds and UTC; None if there is none."""
+    try:
+        return float(timegm(time.strptime(text or "", "%Y-%m-%dT%H:%M:%SZ")))
+    except ValueError:
+        return None
 
 
 def _is_over(pod: dict[str, Any]) -> bool:

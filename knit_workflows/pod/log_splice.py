@@ -16,7 +16,8 @@ can be resumed from a second on. This is how known lines are distinguished from 
 A kubelet that follows a log goes from the end of one file to the newest, and passes over the files
 that were rotated away meanwhile. Such a gap is marked too: a leap of the stamps to a line that had
 been written before the last one was received. Files are looked at every ten seconds (three at
-least), so what a gap took is no shorter.
+least), so what a gap took is no shorter. What was rotated away before anybody read leaves no trace;
+so where the first reading was late, and the first line too, the start is marked as doubtful.
 
 Since Kubernetes 1.26 only the start of a line has a stamp, also when the runtime stores a long line
 in chunks of 16 KiB.
@@ -47,7 +48,8 @@ class LogSplice:
     """Turns chunks of readings into new content of the log.
 
     Give `feed` each chunk of a reading; call `finish` when a reading ended by itself, `resume`
-    before each reading but the first, and `end` after the last.
+    before each reading but the first, and `end` after the last. Call `unwatched` before a reading
+    that begins late.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
@@ -58,6 +60,7 @@ class LogSplice:
         self._received_at = 0.0  # the chunk before
         self._since_gap = 0  # bytes
         self._saw_last_line = True  # the last reading that ended by itself has shown it again
+        self._unwatched: float | None = None  # since when, if no line has come yet
         # Over all readings.
         self._anchor: bytes | None = None
         self._anchor_second = 0
@@ -85,6 +88,16 @@ class LogSplice:
         if self._anchor is None:
             return None
         return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._anchor_second - 1))
+
+    def unwatched(self, since: float) -> None:
+        """Tells that the coming reading is the first since an instant (seconds since 1970).
+
+        Only a reading that begins three seconds later or more can have missed a file; and only the
+        start of a log can be missed without the other signs.
+        """
+        nothing_came = self._anchor is None and self._open_stamp is None
+        if nothing_came and self._clock() - since >= _GAP_SECONDS:
+            self._unwatched = since
 
     def resume(self) -> None:
         """Gets ready for a reading that starts at `since`."""
@@ -139,7 +152,9 @@ class LogSplice:
         self._saw_last_line = self._skip_lines == 0 or self._latest_came
 
     def end(self) -> bytes:
-        """Gives what ends the log: nothing, or a mark if its last lines may be missing."""
+        """Gives what ends the log: nothing, or a mark if its last lines, or all, may be missing."""
+        if self._unwatched is not None:
+            return self._doubted_start()
         if self._saw_last_line:
             return b""
         self.gaps += 1
@@ -155,6 +170,10 @@ class LogSplice:
         key = _key(stamp) if space else None
         if key is not None:
             self._stamp = stamp
+            if self._unwatched is not None:
+                if _instant(key) - self._unwatched >= _GAP_SECONDS:
+                    new.append(self._doubted_start())
+                self._unwatched = None
             if not self._passing:
                 self._decide(stamp, key, new)
             elif key[0] - self._latest[0] >= _GAP_SECONDS and self._is_gap(key):
@@ -167,6 +186,10 @@ class LogSplice:
         self._fragment = text
         self._drop_line = True  # the end of a line that began before `since`
         return at
+
+    def _doubted_start(self) -> bytes:
+        self.gaps += 1
+        return b"[knit: the start of the log may be missing, rotated away on the node]\n"
 
     def _is_gap(self, key: tuple[int, bytes]) -> bool:
         """Whether this line existed when the one before was received, and so what is between."""

@@ -33,14 +33,17 @@ async def test_a_fast_log_is_complete_whatever_the_node_rotates_away(pods: Pods)
 
 
 async def test_a_log_read_from_the_api_is_complete_or_says_what_it_lacks(pods: Pods) -> None:
-    """The image's own entrypoint is not known; what is asked for are its arguments."""
-    pod = await pods.make(f"yes {'x' * 120} | head -n 200000", "sleep 3")
+    """The image's own entrypoint is not known; what is asked for are its arguments.
+
+    What is written in the first three seconds may be rotated away before anybody can read it.
+    """
+    pod = await pods.make("sleep 4", f"yes {'x' * 120} | head -n 200000", "sleep 3")
     pod = replace(pod, entrypoint=(), args=(*pod.entrypoint, *pod.args))
     end = await pods.ran(pod)
     assert end.phase is Phase.SUCCEEDED
     log = await pods.file(pod.log, "log")
     lines = log.count("\n")
-    marked = "\n[knit: " in log and any("log: it is incomplete" in note for note in end.notes)
+    marked = "[knit: " in log and any("log: it is incomplete" in note for note in end.notes)
     assert lines == 200_000 or marked, (lines, log[-200:], end.notes)
 
 

@@ -30,14 +30,24 @@ START = 1_700_000_000
 CUT = object()  # in a log: the connection breaks here
 
 
+def moment(second: int) -> bytes:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
+
+
 def stamp(second: float) -> bytes:
     whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(START + int(second)))
     return f"{whole}.{int(second % 1 * 1e9):09d}Z ".encode()
 
 
-def pod(state: str | None, phase: str = "Running", kind: str = "MODIFIED") -> dict[str, Any]:
-    """A watch event for a pod whose container `main` is in this state."""
-    statuses = [] if state is None else [{"name": "main", "state": {state: {}}}]
+def pod(
+    state: str | None,
+    phase: str = "Running",
+    kind: str = "MODIFIED",
+    started: float = 0,
+) -> dict[str, Any]:
+    """A watch event for a pod whose container `main` is in this state, since an instant maybe."""
+    since = {"startedAt": f"{moment(int(started)).decode()}Z"} if started else {}
+    statuses = [] if state is None else [{"name": "main", "state": {state: since}}]
     return {
         "type": kind,
         "object": {
@@ -164,6 +174,35 @@ def test_a_log_is_recorded_as_it_is(server: Api, record) -> None:
 
 
 def test_an_empty_log_is_an_empty_file(record) -> None:
+    assert record() == b""
+
+
+@pytest.mark.parametrize("state", ["running", "terminated"])
+@pytest.mark.parametrize(
+    ("log", "marked"),
+    [
+        ([[]], True),
+        ([[CUT], 500, []], True),
+        ([[b"%s.0Z late\n" % moment(int(time.time()))]], True),
+        ([[b"%s.0Z at once\n" % moment(int(time.time()) - 59)]], False),
+    ],
+)
+def test_a_log_that_was_read_late_may_have_lost_its_start(
+    server: Api, record, state: str, log: list[Any], marked: bool
+) -> None:
+    """The node may have rotated it away, and a kubelet reads the newest file only."""
+    server.watches = [[pod(state, started=time.time() - 60)]]
+    server.logs = log
+    text = b"[knit: the start of the log may be missing, rotated away on the node]\n"
+    assert (text in record()) is marked
+
+
+@pytest.mark.parametrize("log", [[[]], [[CUT], []], [[], 500, []], [500, 500, []]])
+def test_a_program_that_wrote_nothing_and_was_read_at_once_has_an_empty_log(
+    server: Api, record, log: list[Any]
+) -> None:
+    server.watches = [[pod("running", started=time.time())]]
+    server.logs = log
     assert record() == b""
 
 
@@ -451,10 +490,6 @@ def test_a_kubelet_that_waits_at_the_end_of_an_old_file_is_asked_again(
         waiting.set()
     assert (tmp_path / "log").read_bytes() == (b"x" * 1000 + b"\n") * 1100 + b"new\n"
     assert (tmp_path / "termination-log").read_text() == ""
-
-
-def moment(second: int) -> bytes:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
 
 
 @pytest.mark.patient

@@ -249,3 +249,40 @@ def test_a_log_that_was_rotated_after_its_last_line_says_that_more_may_be_missin
     ends_line = b"" if told.endswith(b"\n") else b"\n"
     assert got + splice.end() == told + (ends_line + ROTATED if marked else b"")
     assert splice.gaps == marked
+
+
+DOUBTED = b"[knit: the start of the log may be missing, rotated away on the node]\n"
+
+
+@pytest.mark.parametrize(
+    ("late", "first_line", "marked"),
+    [
+        (2.9, None, False),
+        (3.0, None, True),
+        (2.9, 60.0, False),
+        (60.0, 2.9, False),
+        (60.0, 3.0, True),
+    ],
+)
+def test_a_log_that_nobody_read_at_its_start_says_that_it_may_be_missing(
+    late: float, first_line: float | None, marked: bool
+) -> None:
+    """Of a file that was rotated away before the first reading there is no trace."""
+    start = 1_700_000_000
+    now = [start + late]
+    splice = LogSplice(lambda: now[0])
+    splice.unwatched(start)
+    got = b""
+    if first_line is not None:
+        lines = stamp(int((start + first_line) * SECOND)) + b" one\n"
+        got = splice.feed(lines)
+    splice.finish()
+    splice.resume()
+    splice.unwatched(start)  # what is known by now is not doubted
+    if first_line is not None:
+        assert splice.feed(lines) == b""
+    splice.finish()
+    assert got + splice.end() == (DOUBTED if marked else b"") + (
+        b"" if first_line is None else b"one\n"
+    )
+    assert splice.gaps == marked

@@ -166,7 +166,8 @@ def _containers(pod: RunPod, settings: KubernetesSettings) -> JsonObject:
         return {"containers": [first, supervised(main, pod, folder)]}
     containers = [main]
     if pod.log is not None:
-        containers.append(log_reader(pod.log, pod.outputs, settings))
+        # The kubelet pulls images and starts containers in this order: the reader is not late.
+        containers = [log_reader(pod.log, pod.outputs, settings), main]
     if writable := _writable(pod):
         return {"initContainers": [check_empty(writable, settings)], "containers": containers}
     return {"containers": containers}

@@ -166,7 +166,8 @@ def test_other_logs_are_read_from_the_api(pod: RunPod, settings: KubernetesSetti
     main = container(spec, "main")
     assert main.get("command", []) == list(pod.entrypoint)
     assert not [each for each in main["volumeMounts"] if each["name"] == "knit"]
-    assert [each["name"] for each in spec["containers"]] == ["main", "nurse"]
+    # Started in this order, so the reader is there when there is something to read.
+    assert [each["name"] for each in spec["containers"]] == ["nurse", "main"]
 
 
 def test_outputs_and_log_are_checked_to_be_empty_before_main():
