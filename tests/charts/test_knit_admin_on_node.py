@@ -195,7 +195,9 @@ def test_from_nothing_to_a_run_and_back(
     only_once = (
         request.node.callspec.params["admin"] == HELMS[0]
     )  # what it shows has nothing to do with helm
-    if only_once:
+    if not only_once:
+        back_up_for_knitfab(node, admin)
+    else:
         back_up(node, admin)
         back_up_by_schedule(admin)
         look_into_volumes(admin)
@@ -207,8 +209,7 @@ def test_from_nothing_to_a_run_and_back(
     running = [one for one in left.stdout.split() if not one.startswith("pod/")]
     # The claim that an administrator has made for backups is theirs.
     assert running == ["persistentvolumeclaim/backups"]
-    if only_once:
-        restore(node, admin, api, copy["knitId"])
+    (restore if only_once else move_from_knitfab)(node, admin, api, copy["knitId"])
 
 
 @contextmanager
@@ -222,12 +223,46 @@ def own_registry(node: Node, admin: Administrator) -> Iterator[str]:
         forwarding.terminate()
 
 
-def back_up(node: Node, admin: Administrator) -> None:
-    """Two backups, of which the second reads nothing again."""
+def push_image(node: Node, admin: Administrator) -> None:
+    """An image whose layer no other has."""
     (admin.home / "tree").mkdir()
     (admin.home / "tree" / "tool").write_bytes(os.urandom(3 << 20))
     with own_registry(node, admin) as registry:
         push_tree(registry, *IMAGE, admin.home / "tree", ImageSettings())
+
+
+def back_up_for_knitfab(node: Node, admin: Administrator) -> None:
+    """All of it in Knitfab's layout, which an administrator of Knitfab has, too."""
+    push_image(node, admin)
+    made = admin.json("admin", "backup", "knitfab", "--layout", "knitfab", "--images", "--json")
+    assert (made["volumes"], made["images"], made["unreadable"]) == (2, True, {})
+    there = {
+        str(one.relative_to(admin.home / "knitfab")) for one in (admin.home / "knitfab").rglob("*")
+    }
+    assert there >= {"db/dump.tar.gz", "images/pvc.json", "images/data.tar.gz"}
+
+
+def move_from_knitfab(node: Node, admin: Administrator, api: int, knit_id: str) -> None:
+    """A new installation takes it over: the same Data, Runs and images."""
+    admin.knit("admin", "install")
+    wait_for_port(node.address, api)
+    command = ("admin", "restore", "knitfab", "--layout", "knitfab", "--images")
+    admin.json(*command, "--dry-run", "--json")
+    with own_registry(node, admin) as registry:
+        assert not has_image(registry, *IMAGE)
+    moved = admin.json(*command, "--storage-class", node.storage_class, "--json")
+    assert (moved["made"], moved["imageBlobs"], moved["already"]) == (2, 3, False)
+    with own_registry(node, admin) as registry:
+        assert has_image(registry, *IMAGE)
+    assert [one["knitId"] for one in admin.json("data", "find", "--tag", "type:copy")] == [knit_id]
+    admin.knit("data", "pull", "--extract", knit_id, "moved")
+    assert (admin.home / "moved" / knit_id / "word").read_text() == "hello"
+    admin.verified()
+
+
+def back_up(node: Node, admin: Administrator) -> None:
+    """Two backups, of which the second reads nothing again."""
+    push_image(node, admin)
     made = admin.json("admin", "backup", "kept", "--images", "--json")
     assert made["unreadable"] == {}
     assert made["volumes"] == made["volumesRead"] == 2

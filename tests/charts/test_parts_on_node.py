@@ -7,7 +7,6 @@ server, and the same StorageClasses are shown with the node's own provisioner.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -22,11 +21,9 @@ import yaml
 from tests.charts.helm import CHARTS, HELMS, Helm, set_json
 from tests.charts.node import Node, certificate, free_node_ports, served_certificate, start_node
 from tests.charts.test_parts import CASES, case_name
-from tests.docs.blocks import blocks
 from tests.waiting import wait_for_port
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
-MIGRATION: Final = CHARTS.parent / "docs" / "how-to" / "migrate-from-knitfab.md"
 WAIT: Final = ("--wait", "--timeout", "5m")
 
 
@@ -266,40 +263,6 @@ def test_accounts_deletion_and_garbage_collection(node: Node, helm: Helm, tmp_pa
     assert registry_bytes(node, helm) >= full
     back = ("--src-tls-verify=false", "--src-creds=ann:secret")
     copy_image(name, tmp_path / "back", *back)
-
-
-def test_the_files_of_a_registry_are_laid_into_another(
-    node: Node, helm: Helm, tmp_path: Path
-) -> None:
-    """By the commands of the page on Knitfab, whose registry keeps its files in the same place."""
-    port = free_node_ports(node)[0]
-    name, source = f"{node.address}:{port}/team/busybox:1", node.image("busybox")
-    plain = "--src-tls-verify=false"
-    (tmp_path / "out" / "images").mkdir(parents=True)
-    (tmp_path / "backup").symlink_to("out")
-    [load, *_, write] = [
-        one for one in blocks(MIGRATION, "sh") if "deploy/image-registry-registry" in one
-    ]
-    write = write[write.index("kubectl -n knit exec") :]
-
-    install_registry(node, helm, port, ephemeral=True)
-    copy_image(source, name, "--dest-tls-verify=false")
-    run_block(write, node, helm, tmp_path)
-    helm.run("uninstall", "knit-image-registry", "--wait")
-    install_registry(node, helm, port, ephemeral=True)
-    assert "manifest unknown" in copy_image(name, tmp_path / "none", plain, check=False)
-    run_block(load, node, helm, tmp_path)
-    copy_image(name, tmp_path / "back", plain)
-
-
-def run_block(block: str, node: Node, helm: Helm, cwd: Path) -> None:
-    """Runs commands of a page, in the namespace of a test."""
-    script = block.replace("-n knit ", f"-n {helm.namespace} ")
-    assert script != block
-    environment = {**os.environ, "KUBECONFIG": str(node.kubeconfig)}
-    command = ["bash", "-e", "-c", script]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 def test_charts_are_kept_in_the_registry_too(node: Node, helm: Helm, tmp_path: Path) -> None:
