@@ -2,7 +2,8 @@
 
 psycopg is used directly: it has a third of the overhead of an ORM's engine, and most calls are a
 single statement, which needs no transaction. The pool is ours because it is cheaper and fails at
-once with the cause (docs/decisions/0015). The isolation level is READ COMMITTED throughout.
+once with the cause (docs/decisions/0015). The isolation level is READ COMMITTED, and REPEATABLE
+READ for what several statements read together.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, IsolationLevel
 from psycopg.pq import TransactionStatus
 from psycopg.rows import namedtuple_row
 from psycopg.types.json import set_json_loads
@@ -63,6 +65,14 @@ server that is merely slow to answer gives it at once."""
 
 _IN_USE: Final = DATABASE_CONNECTIONS.labels("in_use")
 _IDLE: Final = DATABASE_CONNECTIONS.labels("idle")
+
+
+class _Mode(Enum):
+    """How statements are put together; the value is their isolation level."""
+
+    BARE = None
+    SNAPSHOT = IsolationLevel.REPEATABLE_READ
+    TRANSACTION = IsolationLevel.READ_COMMITTED
 
 
 class Session:
@@ -160,22 +170,22 @@ class Database:
 
     async def rows(self, query: str, params: Params | None = None) -> list[Any]:
         """Runs a single statement; retried after a lost race or on a dead connection."""
-        return await self._attempt(lambda session: session.rows(query, params), bare=True)
+        return await self._attempt(lambda session: session.rows(query, params))
 
     async def row(self, query: str, params: Params | None = None) -> Any:
         """Runs a single statement as `rows` does; returns its first row or None."""
-        return await self._attempt(lambda session: session.row(query, params), bare=True)
+        return await self._attempt(lambda session: session.row(query, params))
 
     async def do(self, query: str, params: Params | None = None) -> int:
         """Runs a single statement as `rows` does; returns how many rows it changed."""
-        return await self._attempt(lambda session: session.do(query, params), bare=True)
+        return await self._attempt(lambda session: session.do(query, params))
 
     async def reading(self, work: Callable[[Session], Awaitable[T]]) -> T:
-        """Runs several reading statements on one connection, without a transaction.
+        """Runs several reading statements that see the database as it is at one instant.
 
-        Each has its own snapshot: `work` must cope with rows that disappear in between.
+        What one of them finds is there for the next: a page is whole, and a Run has its Data.
         """
-        return await self._attempt(work, bare=True)
+        return await self._attempt(work, _Mode.SNAPSHOT)
 
     async def together(self, statements: Sequence[Statement]) -> list[list[Any]]:
         """Runs several statements in one transaction and one round trip; gives the rows of each.
@@ -183,14 +193,14 @@ class Database:
         For those that need nothing of each other's results. Like a single statement they may run
         again although they were committed, if the connection is lost at that moment.
         """
-        return await self._attempt(lambda session: session.together(statements), bare=True)
+        return await self._attempt(lambda session: session.together(statements))
 
     async def transaction(self, work: Callable[[Session], Awaitable[T]]) -> T:
         """Runs `work` in a transaction, and again from its start after a lost race.
 
         So `work` must have no side effects outside the database.
         """
-        return await self._attempt(work, bare=False)
+        return await self._attempt(work, _Mode.TRANSACTION)
 
     async def follow_up(
         self, first: Statement, work: Callable[[Session, list[Any]], Awaitable[FollowUp[T]]]
@@ -207,7 +217,7 @@ class Database:
             *found, _ = await session.together([*following.statements, _COMMIT])
             return following.result(found)
 
-        return await self._attempt(step, bare=True)
+        return await self._attempt(step)
 
     async def freeing(self, work: Callable[[Session], Awaitable[T]]) -> T:
         """Runs `work`, which frees disk space, as `transaction` does; it may use up the reserve.
@@ -224,12 +234,14 @@ class Database:
                 await asyncio.sleep(pause)
         return await self.transaction(work)
 
-    async def _attempt(self, work: Callable[[Session], Awaitable[T]], *, bare: bool) -> T:
+    async def _attempt(
+        self, work: Callable[[Session], Awaitable[T]], mode: _Mode = _Mode.BARE
+    ) -> T:
         stale = False
         backoff = Backoff(0.01, 0.32)
         for attempt in range(_ATTEMPTS):
             try:
-                return await self._once(work, bare=bare)
+                return await self._once(work, mode)
             except _Lost as lost:
                 # A pooled connection may have died while idle: retry once, on a new one. A lost
                 # COMMIT is not retried: it may have worked.
@@ -244,12 +256,12 @@ class Database:
                 await asyncio.sleep(backoff.next())
         raise AssertionError("unreachable")
 
-    async def _once(self, work: Callable[[Session], Awaitable[T]], *, bare: bool) -> T:
+    async def _once(self, work: Callable[[Session], Awaitable[T]], mode: _Mode) -> T:
         async with self._connection() as connection:
             ending = asyncio.timeout(self._answer_within)
             try:
                 async with ending:
-                    return await self._carry_out(work, connection, bare=bare)
+                    return await self._carry_out(work, connection, mode)
             except TimeoutError as cause:
                 if not ending.expired():
                     raise
@@ -264,17 +276,17 @@ class Database:
         self,
         work: Callable[[Session], Awaitable[T]],
         connection: AsyncConnection[Any],
-        *,
-        bare: bool,
+        mode: _Mode,
     ) -> T:
         committing = False
         session = Session(connection, self._memory)
         try:
-            if bare:
+            if mode is _Mode.BARE:
                 return await work(session)
+            await connection.set_isolation_level(mode.value)
             async with connection.transaction():
                 result = await work(session)
-                committing = True
+                committing = mode is _Mode.TRANSACTION
             return result
         except psycopg.Error as cause:
             if connection.closed or is_outage(cause):

@@ -71,6 +71,21 @@ async def test_a_connection_that_died_idle_is_replaced(db: Database, url: str) -
 ADD_ONE = "UPDATE count SET n = n + 1 WHERE id = %(id)s RETURNING n"
 
 
+async def test_what_is_read_in_several_statements_is_of_one_instant(db: Database, url: str) -> None:
+    """So nothing that is there is missed because it moves, and nothing fits not together."""
+
+    async def read(session: Session) -> list[int]:
+        first = await session.row("SELECT n FROM count WHERE id = 1")
+        fetch(url, "UPDATE count SET n = n + 1")
+        second = await session.row("SELECT n FROM count WHERE id = 2")
+        return [first.n, second.n]
+
+    assert await db.reading(read) == [0, 0]
+    assert await db.reading(read) == [1, 1]
+    await db.transaction(bump)  # the next work sees the present again
+    assert counts(url) == [3, 2]
+
+
 async def test_statements_that_are_sent_together_are_one_transaction(
     db: Database, url: str
 ) -> None:

@@ -82,7 +82,7 @@ class Interrupted(Session):
 
 
 @pytest.mark.parametrize("limit", [None, 1, 2, 3, 9])
-@pytest.mark.parametrize("turn", [1, 2, 3])
+@pytest.mark.parametrize("turn", [1, 2])
 async def test_a_data_that_becomes_done_meanwhile_is_found_once(
     store: PostgresStore, url: str, limit: int | None, turn: int
 ) -> None:
@@ -96,10 +96,10 @@ async def test_a_data_that_becomes_done_meanwhile_is_found_once(
 
     page = await database.reading(read)
     await database.aclose()
-    if limit in (None, 3, 9):
-        assert (page[0], sorted(page[1:])) == (done, sorted([growing, other]))
-    assert len(page) == min(limit or 3, 3) == len(set(page))
-    assert set(page) <= {done, growing, other}
+    growing_at = 1 if turn == 1 else 1 + (other < growing)
+    whole = [done, other]
+    whole.insert(growing_at, growing)
+    assert page == whole[:limit]
 
 
 async def test_a_tag_that_no_database_can_hold_is_refused(store: PostgresStore) -> None:

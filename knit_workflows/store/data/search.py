@@ -5,7 +5,7 @@ no user tag   the Data by (timestamp, id)
 one           the Data of the tag by (timestamp, id)
 several       the Data of the rarest tag; the others are probed one by one
 ```
-Data without a timestamp come last, from a second statement.
+Data without a timestamp come last, from a second statement on the same snapshot.
 """
 
 from __future__ import annotations
@@ -58,19 +58,14 @@ class DataSearch:
         if self.tag_ids is None or not self._add_system_tags():
             return []
         source = await self._source(session)
-
-        async def dated() -> list[str]:
-            if self._unfinished() or (after is not None and after.instant is None):
-                return []
-            return await self._ids(session, source, self._dated(after), after, limit)
-
-        if limit is not None and len(found := await dated()) == limit:
-            return found
-        # Each statement has its own snapshot, and a Data gets its timestamp at any moment: whoever
-        # looks for the dated ones last, misses none.
-        undated = await self._ids(session, source, self._undated(after), after, limit)
-        found = await dated()
-        return (found + sorted(set(undated) - set(found)))[:limit]
+        found: list[str] = []
+        dated = after is None or after.instant is not None
+        if dated and not self._unfinished():
+            found = await self._ids(session, source, self._dated(after), after, limit)
+        if limit is None or len(found) < limit:
+            remainder = None if limit is None else limit - len(found)
+            found += await self._ids(session, source, self._undated(after), after, remainder)
+        return found
 
     def _unfinished(self) -> bool:
         """Says whether only Data of unfinished Runs are wanted; none of them has a timestamp."""
