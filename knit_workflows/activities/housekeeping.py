@@ -57,22 +57,25 @@ class StoreHousekeepingActivities(HousekeepingActivities):
 
     @activity.defn(name="knit.collect_garbage")
     async def collect_garbage(self, request: HousekeepingInput) -> HousekeepingResult:
-        """Deletes discarded volumes, oldest first; goes on behind one that cannot be deleted."""
+        """Deletes discarded volumes, oldest first; one that cannot be deleted becomes the youngest.
+
+        So however many there are of these, the others are deleted.
+        """
         done, failed = 0, 0
         with translated():
             async with heartbeating():
                 grace = await self._grace(request)
                 while failed < BATCH:
-                    found = await self._store.discarded(older_than=grace, limit=BATCH + failed)
-                    if len(found) <= failed:
+                    found = await self._store.discarded(older_than=grace, limit=BATCH)
+                    if not found:
                         break
-                    # Those that failed before come first again.
-                    for one in found[failed:]:
+                    for one in found:
                         try:
                             await self._backend.delete_volume(Volume(one.volume, one.knit_id))
                         except KnitError as error:
                             failed += 1
                             _failed("gc", "volume is not deleted", error, knit_id=one.knit_id)
+                            await self._store.postponed(one.knit_id)
                             continue
                         await self._store.collected([one.knit_id])
                         done += 1
@@ -160,7 +163,7 @@ class StoreHousekeepingActivities(HousekeepingActivities):
                 )
                 async for run in self._unchanged(request.grace):
                     workflow_id = names.run_workflow(run.key.run_id, run.key.generation)
-                    if await _is_running(client, workflow_id):
+                    if await _is_running(client, workflow_id) or await self._is_over(run.key):
                         continue
                     await starter.start([run], restart=True)
                     log.warning(
@@ -169,6 +172,10 @@ class StoreHousekeepingActivities(HousekeepingActivities):
                     )
                     done += 1
         return _logged("runs_restarted", HousekeepingResult(done=done))
+
+    async def _is_over(self, key: RunKey) -> bool:
+        """Looks once more: a Run that has ended since it was found was recorded first."""
+        return bool(await self._store.over([key], older_than=timedelta(0)))
 
     async def _unchanged(self, grace: timedelta) -> AsyncIterator[StartableRun]:
         after: RunId | None = None

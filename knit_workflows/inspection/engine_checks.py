@@ -92,7 +92,10 @@ class EngineChecks:
         there = await asyncio.gather(
             *(self._runs(names.run_workflow(key.run_id, key.generation)) for key in keys)
         )
-        return [key for key, runs in zip(keys, there, strict=True) if not runs]
+        lost = [key for key, runs in zip(keys, there, strict=True) if not runs]
+        # What has ended meanwhile was recorded before its workflow ended.
+        over = await self._store.housekeeping.over(lost, older_than=timedelta(0))
+        return [key for key in lost if key not in over]
 
     async def workflows(self) -> AsyncIterator[Finding]:
         """Looks for workflows whose Run is unknown.
@@ -134,13 +137,16 @@ class EngineChecks:
 
     async def transfers(self) -> AsyncIterator[Finding]:
         """Looks for transfers whose workflow does not run."""
-        found = await self._store.housekeeping.stale_transfers(older_than=self._grace)
+        stale = self._store.housekeeping.stale_transfers
+        found = await stale(older_than=self._grace)
         self._counted["transfers"] += len(found)
         there = await asyncio.gather(
             *(self._runs(names.transfer_workflow(one.transfer_id)) for one in found)
         )
+        # What was closed meanwhile has lost its row before its workflow ended.
+        left = {one.transfer_id for one in await stale(older_than=self._grace)}
         for one, runs in zip(found, there, strict=True):
-            if not runs:
+            if not runs and one.transfer_id in left:
                 yield Finding(
                     "transfers",
                     f"Data {one.knit_id}",

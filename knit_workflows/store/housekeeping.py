@@ -38,6 +38,10 @@ class PostgresHousekeepingStore:
         """See the port."""
         await self._db.do(_SQL["collected"], {"knit_ids": list(knit_ids)})
 
+    async def postponed(self, knit_id: KnitId) -> None:
+        """See the port."""
+        await self._db.do(_SQL["postponed"], {"knit_id": knit_id})
+
     async def under_way(
         self, *, older_than: timedelta, after: RunId | None, limit: int
     ) -> Sequence[StartableRun]:

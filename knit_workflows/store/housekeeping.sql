@@ -7,6 +7,13 @@ SELECT knit_id, volume
  ORDER BY at, knit_id
  LIMIT %(limit)s
 
+-- name: postponed
+
+-- This volume could not be deleted: others come first, and it waits once more for its time.
+UPDATE discarded
+   SET at = date_trunc('milliseconds', clock_timestamp())
+ WHERE knit_id = %(knit_id)s
+
 -- name: collected
 
 -- These volumes have been deleted.

@@ -27,6 +27,7 @@ from knit_workflows.plugin import Deps
 from knit_workflows.settings import EngineSettings
 from knit_workflows.testing import QUICK, KnitEnvironment, MemoryBackend, knit_environment
 from knit_workflows.workflows.options import SHORT
+from tests.postgres import fetch
 from tests.waiting import PATIENCE
 from tests.workflows.test_run import TRAIN, only_run, until_status
 
@@ -92,6 +93,31 @@ async def test_a_deleted_run_s_volumes_are_collected(postgres: EmbeddedPostgres)
             return not await knit.store.housekeeping.discarded(older_than=timedelta(0), limit=1)
 
         await eventually(collected)
+
+
+async def test_however_many_volumes_resist_the_others_are_collected(
+    postgres: EmbeddedPostgres,
+) -> None:
+    """More than a turn tries, and all of them older."""
+
+    class Resisting(MemoryBackend):
+        async def delete_volume(self, volume: Volume) -> None:
+            if volume.name.startswith("resists"):
+                raise BackendUnavailable("permission denied")
+            await super().delete_volume(volume)
+
+    backend = Resisting()
+    async with knit_environment(postgres=postgres, backend=backend, engine=FREQUENT) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.push({"type": "dataset"})
+        [run] = await knit.runs_of(plan.summary.plan_id, 1)
+        fetch(
+            knit.url,
+            "INSERT INTO discarded (knit_id, volume, at) SELECT gen_random_uuid(),"
+            " 'resists-' || n, now() - interval '1h' FROM generate_series(1, 120) n",
+        )
+        await knit.store.runs.delete(run.summary.run_id)
+        await eventually(gone(backend, {run.outputs[0].knit_id}))
 
 
 async def test_without_room_volumes_are_collected_soon(postgres: EmbeddedPostgres) -> None:

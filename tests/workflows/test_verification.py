@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from typing import Any
 
 import psycopg
 import pytest
@@ -89,6 +91,67 @@ async def test_what_temporal_has_lost_is_found_and_mended(postgres: EmbeddedPost
         backend.finish(names.run_pod(run.run_id, 1))
         assert (await knit.final(run.run_id)).summary.status is RunStatus.DONE
         assert backend.launches == [names.run_pod(run.run_id, 1)]
+
+
+async def test_what_ends_while_it_is_looked_at_is_not_lost(
+    postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was under way when it was found, and its workflow is over when it is asked for."""
+    backend = MemoryBackend()
+    backend.hold()
+    async with knit_environment(postgres=postgres, backend=backend, engine=LEFT_ALONE) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.push({"type": "dataset"})
+        run = (await only_run(knit, plan.summary.plan_id)).summary
+        await until_status(knit, run.run_id, RunStatus.RUNNING)
+        upload = await knit.knit.open_upload()
+        workflow = knit.temporal.get_workflow_handle(names.run_workflow(run.run_id, 1))
+        store = knit.store.housekeeping
+
+        def ending(look: Callable[..., Awaitable[Any]], end: Callable[[], Awaitable[Any]]) -> Any:
+            async def looked(**arguments: Any) -> Any:
+                if found := await look(**arguments):
+                    await end()
+                return found
+
+            return looked
+
+        async def end_run() -> None:
+            backend.finish(names.run_pod(run.run_id, 1))
+            await workflow.result()
+
+        async def end_upload() -> None:
+            await knit.knit.finish(upload, ok=True)
+
+        monkeypatch.setattr(store, "stale_transfers", ending(store.stale_transfers, end_upload))
+        monkeypatch.setattr(store, "under_way", ending(store.under_way, end_run))
+        assert await found(knit) == []
+
+
+async def test_a_run_that_has_just_ended_is_not_started_again(
+    postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = MemoryBackend()
+    backend.hold()
+    async with knit_environment(postgres=postgres, backend=backend, engine=LEFT_ALONE) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.push({"type": "dataset"})
+        run = (await only_run(knit, plan.summary.plan_id)).summary
+        await until_status(knit, run.run_id, RunStatus.RUNNING)
+        workflow = knit.temporal.get_workflow_handle(names.run_workflow(run.run_id, 1))
+        execution = (await workflow.describe()).run_id
+        look = knit.store.housekeeping.under_way
+
+        async def looked(**arguments: Any) -> Any:
+            if page := await look(**arguments):
+                backend.finish(names.run_pod(run.run_id, 1))
+                await workflow.result()
+            return page
+
+        monkeypatch.setattr(knit.store.housekeeping, "under_way", looked)
+        await (await knit.deps.keeper(knit.temporal).reconcile(grace=NOW)).result()
+        assert (await workflow.describe()).run_id == execution
+        assert (await knit.store.runs.get(run.run_id)).summary.status is RunStatus.DONE
 
 
 async def test_a_workflow_whose_run_is_unknown_is_terminated(postgres: EmbeddedPostgres) -> None:

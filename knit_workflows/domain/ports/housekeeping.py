@@ -39,6 +39,9 @@ class HousekeepingStore(Protocol):
     async def collected(self, knit_ids: Sequence[KnitId]) -> None:
         """Records that these volumes are gone. A second call changes nothing."""
 
+    async def postponed(self, knit_id: KnitId) -> None:
+        """Records that a volume could not be deleted: it is the youngest from now on."""
+
     async def under_way(
         self, *, older_than: timedelta, after: RunId | None, limit: int
     ) -> Sequence[StartableRun]:
