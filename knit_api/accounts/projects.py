@@ -22,7 +22,6 @@ from knit_workflows.domain.errors import (
     NotFound,
     PlanNotFound,
     RunNotFound,
-    VolumeRefused,
 )
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.imports import Import
@@ -148,15 +147,9 @@ class _Data(_Part):
         return await self._whole.shown(await self._own(knit_id))
 
     async def change_tags(self, knit_id: KnitId, change: TagChange) -> DataDetail:
-        one = await self._own(knit_id)
-        kept = {tag for tag in one.tags if tag not in change.remove}
-        kept = {tag for tag in kept if tag.key not in change.remove_keys} | change.add
-        if not self._whole.owns(kept):
-            raise InvalidTag(
-                "the Data would belong to none of your projects any more",
-                advice=f"leave it one of the tags {_named(self._projects)}",
-            )
-        return await self._whole.shown(await self._store.data.change_tags(knit_id, change))
+        await self._own(knit_id)
+        changed = await self._store.data.change_tags(knit_id, change, keeping=self._projects)
+        return await self._whole.shown(changed)
 
     async def purge(self, knit_id: KnitId, *, actor: str, dry_run: bool = False) -> Purge:
         await self._own(knit_id)
@@ -188,14 +181,7 @@ class _Adoptions(_Part):
 
     async def adopt(self, adoptions: Sequence[Adoption], *, actor: str) -> Sequence[Adopted]:
         asked = [replace(one, tags=tagged(self._projects, one.tags)) for one in adoptions]
-        for volume, knit_id in (await self.known([one.volume for one in asked])).items():
-            if not self._whole.owns((await self._store.data.get(knit_id)).tags):
-                raise VolumeRefused(
-                    f"{volume} is a Data already, and of none of your projects",
-                    advice="ask whoever runs this knit for the tag of your project on it",
-                    see=volume,
-                )
-        found = await self._store.adoptions.adopt(asked, actor=actor)
+        found = await self._store.adoptions.adopt(asked, among=self._projects, actor=actor)
         return [replace(one, data=await self._whole.shown(one.data)) for one in found]
 
 

@@ -21,10 +21,9 @@ from knit_workflows.domain.ids import is_id
 from knit_workflows.domain.tags import Tag
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
+from knit_workflows.store.locks import AdvisoryLock
 
 _SQL: Final = named_sql.beside(__file__)
-_LOCK: Final = 5_640_104
-"""Advisory lock of those who make tokens; that of imports' keys is the number before."""
 
 
 class PostgresTokenStore:
@@ -37,7 +36,7 @@ class PostgresTokenStore:
         """See the port."""
 
         async def step(session: Session) -> TokenRecord:
-            await session.do(_SQL["serialize"], {"lock": _LOCK})
+            await session.do(_SQL["serialize"], {"lock": AdvisoryLock.TOKENS})
             taken = await session.row(_SQL["valid_by_name"], {"name": token.name})
             if taken is not None:
                 raise token_exists(token.name, taken.token_id)

@@ -16,12 +16,11 @@ from knit_workflows.domain.ports import RunKey
 from knit_workflows.domain.runs.run import USER, RunStatus
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
+from knit_workflows.store.locks import AdvisoryLock
 from knit_workflows.store.runs.execution import PostgresRunExecutionStore
 
 _SQL: Final = named_sql.beside(__file__)
 
-_LOCK: Final = 5_640_103
-"""Advisory lock of key rotations; those of migrations and adoptions are the numbers before."""
 _SECRET_BYTES: Final = 256
 
 
@@ -76,7 +75,7 @@ class PostgresImportStore:
             return _key(row)
 
         async def rotate(session: Session) -> SigningKey:
-            await session.do(_SQL["serialize"], {"lock": _LOCK})
+            await session.do(_SQL["serialize"], {"lock": AdvisoryLock.IMPORT_KEYS})
             found = await session.row(_SQL["newest_key"], young)
             if found is None:
                 new = {"kid": str(uuid4()), "secret": secrets.token_bytes(_SECRET_BYTES)}

@@ -1,11 +1,13 @@
 -- name: begin
 
--- The Run of an import, its Data and its history. Whoever imports makes the volume.
+-- The Run of an import, its Data and its history; none if the Run exists. Whoever imports makes the
+-- volume.
 WITH made AS (
     INSERT INTO run (run_id, plan_id, status, created_at, updated_at)
     SELECT %(run_id)s, plan_id, 'running', at, at
       FROM plan, date_trunc('milliseconds', clock_timestamp()) AS at
      WHERE name = %(plan)s
+        ON CONFLICT (run_id) DO NOTHING
  RETURNING run_id, plan_id, generation, status, created_at
 ), filled AS (
     INSERT INTO data (knit_id, run_id, output_id, volume)

@@ -11,6 +11,7 @@ from knit_workflows.domain.errors import VolumeRefused
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.plans.model import IMPORTED
 from knit_workflows.domain.runs.run import USER, RunEvent, RunStatus
+from knit_workflows.domain.tags import Tag
 from tests.memory_store.details import data_detail
 from tests.memory_store.matching import project_data
 from tests.memory_store.memory import DataRow, Memory, Part, RunRow
@@ -26,13 +27,22 @@ class MemoryAdoptions(Part):
             if one.adopted_volume in volumes and not one.purged
         }
 
-    async def adopt(self, adoptions: Sequence[Adoption], *, actor: str = USER) -> Sequence[Adopted]:
+    async def adopt(
+        self,
+        adoptions: Sequence[Adoption],
+        *,
+        among: frozenset[Tag] = frozenset(),
+        actor: str = USER,
+    ) -> Sequence[Adopted]:
         rows = self.rows
         check_adoptions(adoptions)
         for one in adoptions:
             if names.is_own_volume(one.volume):
                 raise VolumeRefused(f"the volume {one.volume} is knit's own", see=one.volume)
         known = await self.known([one.volume for one in adoptions])
+        for volume, knit_id in known.items():
+            if among and not among & rows.data[knit_id].tags:
+                raise VolumeRefused(f"{volume}: none of your projects", advice="ask", see=volume)
         found = []
         for one in adoptions:
             if one.volume in known:

@@ -8,9 +8,10 @@ from datetime import datetime
 from knit_workflows import names
 from knit_workflows.domain.cursors import parse_cursor
 from knit_workflows.domain.data import DataDetail, DataQuery, Purge, TagChange
-from knit_workflows.domain.errors import IllegalMove, InvalidRequest
+from knit_workflows.domain.errors import IllegalMove, InvalidRequest, InvalidTag
 from knit_workflows.domain.ids import KnitId
 from knit_workflows.domain.runs.run import USER
+from knit_workflows.domain.tags import Tag
 from knit_workflows.store.not_found import missing_data
 from tests.memory_store.details import all_tags, data_detail
 from tests.memory_store.matching import project_data
@@ -46,13 +47,18 @@ class MemoryData(Part):
             raise missing_data(knit_id)
         return data_detail(rows, rows.data[knit_id])
 
-    async def change_tags(self, knit_id: KnitId, change: TagChange) -> DataDetail:
+    async def change_tags(
+        self, knit_id: KnitId, change: TagChange, *, keeping: frozenset[Tag] = frozenset()
+    ) -> DataDetail:
         rows = self.rows
         if knit_id not in rows.data:
             raise missing_data(knit_id)
         one = rows.data[knit_id]
         rows.statuses_at_tagging.append(rows.runs[one.run_id].status)
         kept = {tag for tag in one.tags - change.remove if tag.key not in change.remove_keys}
+        if keeping and not keeping & (kept | change.add):
+            listed = ", ".join(sorted(map(str, keeping)))
+            raise InvalidTag("none of your projects", advice=f"leave one of {listed}")
         one.tags = kept | change.add
         rows.tags |= change.add
         project_data(rows, one)

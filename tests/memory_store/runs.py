@@ -15,7 +15,7 @@ from knit_workflows.domain.errors import (
     Superseded,
 )
 from knit_workflows.domain.ids import RunId
-from knit_workflows.domain.plans.model import IMPORTED
+from knit_workflows.domain.plans.model import IMPORTED, UPLOADED
 from knit_workflows.domain.ports import Relaunched, RunCensus, RunKey
 from knit_workflows.domain.runs.run import (
     ABORTED_BY_USER,
@@ -78,8 +78,9 @@ class MemoryRuns(Part):
             if not may_move(run.status, target):
                 reason = f"the Run {run_id} is {run.status} and cannot become {target}"
                 raise IllegalMove(reason, advice="wait, or look at it", see=run_id)
-            if self.rows.plans[run.plan_id].name == IMPORTED and not fail:
-                raise IllegalMove(f"the Run {run_id} is an import", see=run_id)
+            name = self.rows.plans[run.plan_id].name
+            if name in (IMPORTED, UPLOADED) and not fail:
+                raise IllegalMove(f"the Run {run_id} is {name}", advice="wait", see=run_id)
             exit = ABORTED_BY_USER if fail else STOPPED_BY_USER
             move(self.rows, run, target, cause=exit.message, exit=exit, actor=actor)
         return run_detail(self.rows, run)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
+import psycopg
 import pytest
 
 from knit_workflows.domain.errors import ImportOver
 from knit_workflows.domain.imports import ImportTimes
-from knit_workflows.domain.runs.run import RunStatus
+from knit_workflows.domain.runs.run import RunQuery, RunStatus
 from knit_workflows.store import PostgresStore
+from knit_workflows.store.connection import Database, _Lost
 from tests.store.build import begin, fetch
 
 TIMES = ImportTimes(window=timedelta(minutes=30), key_life=timedelta(hours=3))
@@ -21,6 +24,25 @@ def age(url: str, by: timedelta) -> None:
     """Lets time pass for all keys and imports."""
     fetch(url, "UPDATE import_key SET created_at = created_at - %s", by)
     fetch(url, "UPDATE run SET created_at = created_at - %s, updated_at = updated_at - %s", by, by)
+
+
+async def test_an_import_that_is_begun_once_more_is_the_same(
+    store: PostgresStore, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A statement is repeated whose answer was lost with its connection, although it was done."""
+    once = Database._once
+
+    async def answer_is_lost(self: Database, *arguments: Any) -> Any:
+        await once(self, *arguments)
+        monkeypatch.setattr(Database, "_once", once)
+        raise _Lost(psycopg.OperationalError("gone"), committing=False)
+
+    monkeypatch.setattr(Database, "_once", answer_is_lost)
+    begun = await store.imports.begin()
+    [run] = await store.runs.find(RunQuery())
+    assert run.summary.run_id == begun.run_id
+    assert [one.knit_id for one in run.outputs] == [begun.knit_id]
+    assert len(await store.runs.events(begun.run_id)) == 1
 
 
 async def test_a_key_signs_until_it_would_not_outlive_its_tokens(

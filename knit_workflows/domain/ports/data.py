@@ -10,6 +10,7 @@ from knit_workflows.domain.data import Adopted, Adoption, DataDetail, DataQuery,
 from knit_workflows.domain.ids import KnitId
 from knit_workflows.domain.imports import Import, ImportTimes, SigningKey
 from knit_workflows.domain.runs.run import USER
+from knit_workflows.domain.tags import Tag
 
 
 class DataStore(Protocol):
@@ -29,13 +30,16 @@ class DataStore(Protocol):
     async def get(self, knit_id: KnitId) -> DataDetail:
         """Looks one Data up; raises DataNotFound."""
 
-    async def change_tags(self, knit_id: KnitId, change: TagChange) -> DataDetail:
+    async def change_tags(
+        self, knit_id: KnitId, change: TagChange, *, keeping: frozenset[Tag] = frozenset()
+    ) -> DataDetail:
         """Removes tags, then adds tags; if the Data is done, Runs that this makes possible follow.
 
-        Idempotent.
+        Idempotent. `keeping`: one of these has to be left, whoever else changes tags just now.
 
         Raises:
             DataNotFound: there is no such Data.
+            InvalidTag: none of `keeping` would be left, the caller's projects; nothing is changed.
         """
 
     async def purge(self, knit_id: KnitId, *, actor: str = USER, dry_run: bool = False) -> Purge:
@@ -56,7 +60,13 @@ class AdoptionStore(Protocol):
     async def known(self, volumes: Sequence[str]) -> Mapping[str, KnitId]:
         """Gives those of these volumes that are Data already; a purged Data counts no more."""
 
-    async def adopt(self, adoptions: Sequence[Adoption], *, actor: str = USER) -> Sequence[Adopted]:
+    async def adopt(
+        self,
+        adoptions: Sequence[Adoption],
+        *,
+        among: frozenset[Tag] = frozenset(),
+        actor: str = USER,
+    ) -> Sequence[Adopted]:
         """Makes each volume a Data, with its tags, in one transaction; gives them in this order.
 
         The Run of each is of `knit#imported`, and done from the beginning; Runs that this makes
@@ -65,7 +75,8 @@ class AdoptionStore(Protocol):
 
         Raises:
             InvalidRequest: see `check_adoptions`.
-            VolumeRefused: one of them is knit's own.
+            VolumeRefused: one of them is knit's own, or a Data already that has no tag of `among`,
+                if that has any.
         """
 
 

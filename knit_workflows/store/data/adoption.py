@@ -16,12 +16,10 @@ from knit_workflows.domain.tags import Tag
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
 from knit_workflows.store.data import tags
+from knit_workflows.store.locks import AdvisoryLock
 from knit_workflows.store.runs.details import data_details
 
 _SQL: Final = named_sql.beside(__file__)
-
-_LOCK: Final = 5_640_102
-"""Advisory lock of adoptions; that of migrations is the number before."""
 
 
 class PostgresAdoptionStore:
@@ -35,17 +33,25 @@ class PostgresAdoptionStore:
         rows = await self._db.rows(_SQL["known"], {"volumes": list(volumes)})
         return {row.volume: KnitId(row.knit_id) for row in rows}
 
-    async def adopt(self, adoptions: Sequence[Adoption], *, actor: str = USER) -> Sequence[Adopted]:
+    async def adopt(
+        self,
+        adoptions: Sequence[Adoption],
+        *,
+        among: frozenset[Tag] = frozenset(),
+        actor: str = USER,
+    ) -> Sequence[Adopted]:
         """See the port."""
         check_adoptions(adoptions)
         _refuse_own(adoptions)
         tag_ids = await tags.intern(self._db, {tag for one in adoptions for tag in one.tags})
 
         async def step(session: Session) -> tuple[set[str], dict[str, str]]:
-            await session.do(_SQL["serialize"], {"lock": _LOCK})
+            await session.do(_SQL["serialize"], {"lock": AdvisoryLock.ADOPTION})
             volumes = [one.volume for one in adoptions]
             rows = await session.rows(_SQL["known_locked"], {"volumes": volumes})
             known = {row.volume: row.knit_id for row in rows}
+            if among:
+                await _refuse_others(session, known, among)
             new = {one.volume: str(uuid4()) for one in adoptions if one.volume not in known}
             if new:
                 await session.do(
@@ -82,6 +88,18 @@ def _refuse_own(adoptions: Sequence[Adoption]) -> None:
                 f"the volume {one.volume} is knit's own: a Run may still write it",
                 advice="use the Data that it belongs to",
                 see=one.volume,
+            )
+
+
+async def _refuse_others(session: Session, known: Mapping[str, str], among: frozenset[Tag]) -> None:
+    """Refuses volumes whose Data, which are locked, belong to none of the caller's projects."""
+    theirs = await tags.carriers(session, list(known.values()), among)
+    for volume, knit_id in known.items():
+        if knit_id not in theirs:
+            raise VolumeRefused(
+                f"{volume} is a Data already, and of none of your projects",
+                advice="ask whoever runs this knit for the tag of your project on it",
+                see=volume,
             )
 
 

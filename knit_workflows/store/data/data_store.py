@@ -8,9 +8,10 @@ from typing import Final
 from knit_workflows import names
 from knit_workflows.domain.cursors import Cursor, parse_cursor
 from knit_workflows.domain.data import DataDetail, DataQuery, Purge, TagChange
-from knit_workflows.domain.errors import InvalidRequest
+from knit_workflows.domain.errors import InvalidRequest, InvalidTag
 from knit_workflows.domain.ids import KnitId, is_id
 from knit_workflows.domain.runs.run import USER
+from knit_workflows.domain.tags import Tag
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
 from knit_workflows.store.data import tags
@@ -52,7 +53,9 @@ class PostgresDataStore:
             raise missing_data(knit_id)
         return found[0]
 
-    async def change_tags(self, knit_id: KnitId, change: TagChange) -> DataDetail:
+    async def change_tags(
+        self, knit_id: KnitId, change: TagChange, *, keeping: frozenset[Tag] = frozenset()
+    ) -> DataDetail:
         """See the port."""
         if not is_id(knit_id):
             raise missing_data(knit_id)
@@ -78,6 +81,12 @@ class PostgresDataStore:
                         "tag_ids": sorted(add.values()),
                         "outbox_channel": names.OUTBOX_CHANNEL,
                     },
+                )
+            if keeping and not await tags.carriers(session, [knit_id], keeping):
+                listed = ", ".join(sorted(map(str, keeping)))
+                raise InvalidTag(
+                    "the Data would belong to none of your projects any more",
+                    advice=f"leave it one of the tags {listed}",
                 )
 
         await self._db.transaction(step)

@@ -13,7 +13,7 @@ from typing import Final
 from knit_workflows.domain.errors import InvalidTag
 from knit_workflows.domain.tags import Tag
 from knit_workflows.store import named_sql
-from knit_workflows.store.connection import Database
+from knit_workflows.store.connection import Database, Session
 
 _SQL: Final = named_sql.beside(__file__)
 
@@ -34,6 +34,12 @@ async def find(db: Database, tags: Collection[Tag]) -> Mapping[Tag, int]:
     by_digest = {digest(tag): tag for tag in tags}
     rows = await db.rows(_SQL["find"], {"digests": list(by_digest)})
     return {by_digest[row.digest]: row.tag_id for row in rows}
+
+
+async def carriers(session: Session, knit_ids: Collection[str], tags: Collection[Tag]) -> set[str]:
+    """Gives those of these Data that have one of the tags."""
+    wanted = {"knit_ids": list(knit_ids), "digests": [digest(tag) for tag in tags]}
+    return {row.knit_id for row in await session.rows(_SQL["carriers"], wanted)}
 
 
 async def intern(db: Database, tags: Collection[Tag]) -> Mapping[Tag, int]:

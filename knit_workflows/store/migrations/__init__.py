@@ -12,15 +12,14 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
+from knit_workflows.store.locks import AdvisoryLock
+
 REVISION: Final = "0014"
 """The newest revision, which this knit needs."""
 
 SERVES: Final = "0014"
 """The oldest revision whose programs go on working, rightly, with a database of `REVISION`. The
 database keeps it, so that earlier programs can read it."""
-
-_LOCK: Final = 5_640_101
-"""Advisory lock held while migrating; any number that no other user of the database takes."""
 
 
 class RoleRefused(Exception):
@@ -44,4 +43,9 @@ async def migrate(url: str, *, application_role: str | None = None) -> None:
 def _migrate(url: str, application_role: str | None) -> None:
     from knit_workflows.store.migrations.upgrade import upgrade  # keeps Alembic out of servers
 
-    upgrade(url, lock=_LOCK, folder=Path(__file__).parent, application_role=application_role)
+    upgrade(
+        url,
+        lock=AdvisoryLock.MIGRATION,
+        folder=Path(__file__).parent,
+        application_role=application_role,
+    )

@@ -19,10 +19,10 @@ from knit_workflows.domain.plans.options import options_document
 from knit_workflows.domain.tags import Tag
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Session
+from knit_workflows.store.locks import AdvisoryLock
 from knit_workflows.store.plans.details import plan_links
 
 _SQL: Final = named_sql.beside(__file__)
-_LOCK: Final = 5_640_103
 
 IDENTITY_CONSTRAINT: Final = "uq_plan_identity_hash"
 
@@ -50,7 +50,7 @@ def tags_of(spec: PlanSpec) -> frozenset[Tag]:
 
 async def lock_registrations(session: Session) -> None:
     """Blocks other registrations until this transaction ends."""
-    await session.do(_SQL["lock"], {"lock": _LOCK})
+    await session.do(_SQL["lock"], {"lock": AdvisoryLock.REGISTRATION})
 
 
 async def refuse_equivalent(session: Session, identity: str) -> None:

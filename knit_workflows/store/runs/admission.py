@@ -19,6 +19,7 @@ from knit_workflows.domain.ports import (
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Statement
 from knit_workflows.store.listening import Listener
+from knit_workflows.store.locks import AdvisoryLock
 from knit_workflows.store.plans.images import image_of
 from knit_workflows.store.projection.projection_store import PostgresProjectionStore
 from knit_workflows.store.runs.execution import PostgresRunExecutionStore
@@ -29,7 +30,6 @@ _SQL: Final = named_sql.beside(__file__)
 
 RUNS_TO_START: Final = _SQL["runs_to_start"]
 """The part of a statement that reads what `startable_run` needs."""
-_LOCK: Final = 5_640_102
 _BATCH: Final = 500
 
 
@@ -113,7 +113,7 @@ def _admission(limits: AdmissionLimits, started: Sequence[RunKey]) -> list[State
     """
     return [
         *([_recording_started(started)] if started else []),
-        (_SQL["lock"], {"lock": _LOCK}),
+        (_SQL["lock"], {"lock": AdvisoryLock.ADMISSION}),
         *admitting(limits),
         (_SQL["startable"], None),
         (_SQL["has_stops"], None),

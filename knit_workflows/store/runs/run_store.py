@@ -13,7 +13,7 @@ from knit_workflows.domain.errors import (
     InvalidRequest,
 )
 from knit_workflows.domain.ids import KnitId, PlanId, RunId, is_id
-from knit_workflows.domain.plans.model import IMPORTED
+from knit_workflows.domain.plans.model import IMPORTED, UPLOADED
 from knit_workflows.domain.ports import RunCensus, RunKey
 from knit_workflows.domain.runs.run import (
     ABORTED_BY_USER,
@@ -46,6 +46,11 @@ _ADVICE: Final = {
     RunStatus.ABORTING: "wait until it has failed",
 }
 """What a user may do about a Run that cannot be stopped in that way."""
+_ENDED_BY_CLIENTS: Final = {
+    IMPORTED: "end it with its token, or stop it with --fail",
+    UPLOADED: "wait until the push has ended, or stop it with --fail",
+}
+"""What a user may do about those of whose content knit does not know when it is whole."""
 
 
 class PostgresRunStore:
@@ -167,11 +172,11 @@ async def _stop(session: Session, row: Any, fail: bool, actor: str) -> None:
             advice=_ADVICE.get(before, "there is nothing left to stop"),
             see=row.run_id,
         )
-    if row.plan_name == IMPORTED and not fail:
+    if (advice := _ENDED_BY_CLIENTS.get(row.plan_name)) and not fail:
         raise IllegalMove(
-            f"the Run {row.run_id} is an import: only its importer knows whether the volume is "
-            "complete",
-            advice="end it with its token, or stop it with --fail",
+            f"the Run {row.run_id} is {row.plan_name}: only who fills its volume knows whether it "
+            "is complete",
+            advice=advice,
             see=row.run_id,
         )
     exit = ABORTED_BY_USER if fail else STOPPED_BY_USER

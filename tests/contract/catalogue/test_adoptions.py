@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -16,7 +17,7 @@ from tests.contract.catalogue.conftest import AnyStore
 from tests.store.build import drain, only, register, spec, tags
 
 
-async def adopt(store: AnyStore, volume: str, text: str = "", **more: str) -> Adopted:
+async def adopt(store: AnyStore, volume: str, text: str = "", **more: Any) -> Adopted:
     [found] = await store.adoptions.adopt([Adoption(volume, tags(text))], **more)
     return found
 
@@ -63,6 +64,16 @@ async def test_the_same_volume_is_the_same_data(store: AnyStore) -> None:
     assert await adopt(store, "claim") == again
     assert len(await store.runs.find(RunQuery())) == 1
     assert await store.adoptions.known(["claim", "other"]) == {"claim": first.data.knit_id}
+
+
+async def test_a_volume_of_others_is_not_taken(store: AnyStore) -> None:
+    """`among` are the projects of who asks: looked at together with what is changed."""
+    first = await adopt(store, "claim", "p:a")
+    with pytest.raises(VolumeRefused, match="none of your projects"):
+        await adopt(store, "claim", "p:b", among=tags("p:b"))
+    assert (await store.data.get(first.data.knit_id)).tags == first.data.tags
+    assert not (await adopt(store, "claim", "p:b", among=tags("p:a"))).is_new
+    assert (await adopt(store, "other", "p:b", among=tags("p:b"))).is_new
 
 
 async def test_new_tags_of_a_known_volume_make_runs(store: AnyStore) -> None:

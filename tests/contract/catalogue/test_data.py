@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime, timedelta
 
 import pytest
 
 from knit_workflows.domain.cursors import Cursor
 from knit_workflows.domain.data import DataDetail, DataQuery, TagChange
-from knit_workflows.domain.errors import DataNotFound, InvalidRequest
+from knit_workflows.domain.errors import DataNotFound, InvalidRequest, InvalidTag
 from knit_workflows.domain.ids import KnitId
 from knit_workflows.domain.instants import parse_instant
 from knit_workflows.domain.ports import RunKey
@@ -28,6 +29,22 @@ async def test_data_are_found_by_all_their_tags(store: AnyStore) -> None:
     assert await found(store, "k:a x:2") == [two]
     assert await found(store, "x:1 x:2") == []
     assert await found(store, "never:seen") == []
+
+
+async def test_one_of_some_tags_can_be_kept_whoever_changes_them(store: AnyStore) -> None:
+    """Two who each leave the tag that the other takes away: one of them is refused."""
+    one, both = await upload(store, "p:a p:b x:1"), tags("p:a p:b")
+    changes = [TagChange(remove=tags("p:a x:1")), TagChange(remove_keys=frozenset({"p"}))]
+    outcomes = await asyncio.gather(
+        *(store.data.change_tags(one, change, keeping=both) for change in changes),
+        return_exceptions=True,
+    )
+    assert isinstance(outcomes[1], InvalidTag)
+    assert not isinstance(outcomes[0], BaseException)
+    kept = {tag for tag in (await store.data.get(one)).tags if not tag.is_system}
+    assert kept == tags("p:b")
+    more = TagChange(remove=tags("p:b"), add=tags("p:a"))
+    assert Tag("p", "a") in (await store.data.change_tags(one, more, keeping=both)).tags
 
 
 async def test_data_are_found_by_system_tags(store: AnyStore) -> None:

@@ -15,7 +15,7 @@ from knit_workflows.domain.imports import Import, ImportTimes
 from knit_workflows.domain.runs.run import RunQuery, RunStatus
 from knit_workflows.domain.tags import Tag
 from tests.contract.catalogue.conftest import AnyStore
-from tests.store.build import drain, register, spec
+from tests.store.build import begin, drain, end, register, spec
 
 S = RunStatus
 WINDOW = timedelta(minutes=30)
@@ -83,12 +83,23 @@ async def test_one_that_is_over_cannot_be_ended(store: AnyStore) -> None:
 
 async def test_only_the_importer_says_that_it_is_complete(store: AnyStore) -> None:
     begun = await store.imports.begin()
-    with pytest.raises(IllegalMove, match="is an import"):
+    with pytest.raises(IllegalMove, match="is knit#imported"):
         await store.runs.stop(begun.run_id, fail=False)
     with pytest.raises(IllegalMove):
         await store.runs.delete(begun.run_id)
     with pytest.raises(IllegalMove):
         await store.data.purge(begun.knit_id)
+
+
+async def test_only_the_client_says_that_a_push_is_complete(store: AnyStore) -> None:
+    """Torn off, half of it would be a Data that Plans use."""
+    key, knit_id = await begin(store)
+    with pytest.raises(IllegalMove, match="is knit#uploaded"):
+        await store.runs.stop(key.run_id, fail=False)
+    assert (await store.runs.get(key.run_id)).summary.status is S.RUNNING
+    await store.runs.stop(key.run_id, fail=True)
+    assert await end(store, key, fail=True) is S.FAILED
+    assert (await store.data.get(knit_id)).upstream.run.status is S.FAILED
 
 
 async def test_those_who_ask_at_once_sign_with_one_key(store: AnyStore) -> None:
