@@ -31,6 +31,8 @@ class TransferInput(Message):
     """How long it may take to open."""
     compute_queue: str
     """The task queue of its activities."""
+    opened: Opened | None = None
+    """What an earlier execution of the same workflow has opened."""
 
 
 class Opened(Message):

@@ -6,6 +6,8 @@ open ──► (client streams, renews its lease) ──► finish(ok) ──►
   └─ could not be opened                           └─ or the lease expired: closed as broken
 ```
 
+A transfer of days goes on in another execution before its history is too long.
+
 Transfers that read the same Data share an endpoint, and the last of them keeps it for a while:
 after its client has its answer, the workflow looks again and again whether the endpoint has been
 used since.
@@ -14,7 +16,6 @@ used since.
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
 from typing import Final
 
 from temporalio import workflow
@@ -52,9 +53,9 @@ class TransferWorkflow:
     async def run(self, request: TransferInput) -> Closed:
         """Opens, waits until the client finishes or its lease expires, closes."""
         try:
-            self._opened = await self._open(request)
+            self._opened = request.opened or await self._open(request)
             if self._opened.ok:
-                await self._until_finished(request.lease)
+                await self._until_finished(request)
                 finish = self._finish or Finish(ok=False, reason="the client went silent")
             else:
                 finish = Finish(ok=False, reason=self._opened.reason)
@@ -90,14 +91,24 @@ class TransferWorkflow:
         """Renews the lease: the client is still there."""
         self._renewals += 1
 
-    async def _until_finished(self, lease: timedelta) -> None:
+    async def _until_finished(self, request: TransferInput) -> None:
         seen = -1
         while self._finish is None and seen != self._renewals:
+            self._go_on_elsewhere(request)
             seen = self._renewals
             try:
-                await workflow.wait_condition(lambda: self._finish is not None, timeout=lease)
+                await workflow.wait_condition(
+                    lambda: self._finish is not None, timeout=request.lease
+                )
             except TimeoutError:
                 continue
+
+    def _go_on_elsewhere(self, request: TransferInput) -> None:
+        """Continues as new if the history is long, which each renewal makes longer."""
+        if not workflow.info().is_continue_as_new_suggested() or self._opened is None:
+            return
+        if workflow.all_handlers_finished() and workflow.patched("a-long-transfer-goes-on"):
+            workflow.continue_as_new(request.model_copy(update={"opened": self._opened}))
 
     async def _keep(self, request: TransferInput, closed: Closed) -> None:
         """Keeps the endpoint for the next reader, for as long as it was used a short while ago."""

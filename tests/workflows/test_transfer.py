@@ -51,6 +51,7 @@ from knit_workflows.testing import (
 )
 from knit_workflows.worker import workers
 from tests.waiting import PATIENCE
+from tests.workflows.test_hooks_waiting import short_histories
 
 
 async def _folder(knit: object, transfer_id: str) -> Path:
@@ -79,6 +80,30 @@ async def test_an_upload_becomes_data_with_its_tags(postgres: EmbeddedPostgres) 
         await knit.knit.finish(download, ok=True)
         with pytest.raises(NotFound):
             await knit.store.transfers.get(download.transfer_id)
+
+
+async def test_a_transfer_of_days_goes_on_in_another_execution(
+    postgres: EmbeddedPostgres,
+) -> None:
+    """Each renewal makes its history longer, which has a limit."""
+    async with (
+        short_histories() as client,
+        knit_environment(postgres=postgres, client=client) as knit,
+    ):
+        lease = timedelta(seconds=2)
+        renewing = KnitClient(knit.temporal, lease=lease, queues=knit.deps.queues)
+        upload = await renewing.open_upload()
+        (await _folder(knit, upload.transfer_id) / "file").write_text("content")
+        workflow_id = names.transfer_workflow(upload.transfer_id)
+        handle = knit.temporal.get_workflow_handle(workflow_id)
+        first = (await handle.describe()).run_id
+        async with asyncio.timeout(PATIENCE):
+            while (await handle.describe()).run_id == first:
+                await renewing.renew(upload)
+                await asyncio.sleep(0.02)
+        assert (await knit.knit.finish(upload, ok=True)).status == "done"
+        assert (await knit.store.data.get(upload.knit_id)).upstream.run.status is RunStatus.DONE
+        assert await knit.store.housekeeping.stale_transfers(older_than=timedelta(0)) == []
 
 
 async def test_an_upload_whose_volume_somebody_deletes_has_failed(
