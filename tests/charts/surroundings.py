@@ -6,18 +6,24 @@ import secrets
 import socket
 import socketserver
 import subprocess
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
+from typing import Final
 
 import psutil
 import psycopg
 
 from knit_workflows.embedded import EmbeddedPostgres, dev_server_command
 from knit_workflows.provision.temporal_cli import obtain_temporal
+from tests.standby import Standby
 from tests.waiting import wait_until
+
+_PROMOTED_AFTER: Final = 5.0
+"""Seconds until somebody promotes the standby."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,9 @@ class Surroundings:
     restart_postgres: Callable[[], None]
     """Ends it as a crash does, and starts it again."""
     restart_temporal: Callable[[], None]
+    fail_over: Callable[[], None]
+    """Kills PostgreSQL for good; after seconds its standby, which has each commit, is promoted and
+    takes over its address. Once only."""
 
     @property
     def temporal(self) -> str:
@@ -42,15 +51,16 @@ def surroundings(address: str, ports: tuple[int, int, int], folder: Path) -> Ite
     """Serves both on an address of this machine that pods reach, while inside."""
     postgres_port, temporal_port, ui_port = ports
     passwords = {name: secrets.token_urlsafe(16) for name in ("knit", "knit-app")}
-    with _postgres(address, postgres_port, folder / "postgres", passwords) as restart_postgres:
+    with _postgres(address, postgres_port, folder / "postgres", passwords) as (restart, fail_over):
         program = obtain_temporal(quiet=True)
         command = dev_server_command(
             program, folder / "temporal.db", port=temporal_port, ui_port=ui_port
         )
-        with _running(command) as restart_temporal, _forwarding(address, temporal_port):
+        served = ("127.0.0.1", temporal_port)
+        with _running(command) as restart_temporal, _forwarding((address, temporal_port), served):
             yield Surroundings(
                 *(address, postgres_port, temporal_port, passwords),
-                *(restart_postgres, restart_temporal),
+                *(restart, restart_temporal, fail_over),
             )
 
 
@@ -73,22 +83,22 @@ def _running(command: list[str]) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def _forwarding(address: str, port: int) -> Iterator[None]:
-    """Forwards a port of that address to loopback: Temporal's dev server serves one or all."""
+def _forwarding(outer: tuple[str, int], inner: tuple[str, int]) -> Iterator[None]:
+    """Forwards one address to another: Temporal's dev server serves loopback or all."""
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
-            with socket.create_connection(("127.0.0.1", port)) as inner:
-                back = Thread(target=_copy, args=(inner, self.request), daemon=True)
+            with socket.create_connection(inner) as onward:
+                back = Thread(target=_copy, args=(onward, self.request), daemon=True)
                 back.start()
-                _copy(self.request, inner)
+                _copy(self.request, onward)
                 back.join()
 
     class Server(socketserver.ThreadingTCPServer):
         allow_reuse_address = True
         daemon_threads = True
 
-    with Server((address, port), Handler) as server:
+    with Server(outer, Handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         yield
         server.shutdown()
@@ -104,8 +114,11 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
 @contextmanager
 def _postgres(
     address: str, port: int, folder: Path, passwords: dict[str, str]
-) -> Iterator[Callable[[], None]]:
-    """The embedded server, reachable over the network for roles with a password."""
+) -> Iterator[tuple[Callable[[], None], Callable[[], None]]]:
+    """The embedded server, reachable over the network for roles with a password.
+
+    Gives what restarts it and what fails it over.
+    """
     server = EmbeddedPostgres(folder)
     server.prepare()
     with (folder / "pg_hba.conf").open("a") as rules:
@@ -127,13 +140,26 @@ def _postgres(
         started.append(process)
         wait_until(lambda: server.is_ready(process.pid))
 
-    def restart() -> None:
+    def kill() -> None:
         for process in server.processes():
             with suppress(psutil.NoSuchProcess):  # its head may have taken it along
                 process.kill()
         started[-1].wait()
+
+    def restart() -> None:
+        kill()
         start()
 
+    def fail_over() -> None:
+        standby = Standby(folder.with_name("standby"), address="127.0.0.1", port=port)
+        stack.callback(standby.end)
+        standby.follow(server, port)
+        kill()
+        time.sleep(_PROMOTED_AFTER)
+        standby.promote()
+        stack.enter_context(_forwarding((address, port), ("127.0.0.1", port)))
+
+    stack = ExitStack()
     started: list[subprocess.Popen[bytes]] = []
     try:
         start()
@@ -144,8 +170,9 @@ def _postgres(
                 role = f"CREATE ROLE \"{name}\" LOGIN PASSWORD '{password}'"
                 connection.execute(role.encode())
             connection.execute('CREATE DATABASE knit OWNER "knit"')
-        yield restart
+        yield restart, fail_over
     finally:
+        stack.close()
         server.clear()
         for process in started:
             process.wait()

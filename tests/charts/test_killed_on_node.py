@@ -187,11 +187,14 @@ def the_node(one: Installation) -> None:
 
 
 def the_servers(one: Installation) -> None:
-    """PostgreSQL and Temporal are killed, and started again."""
-    one.beside.restart_postgres()
-    all_are_up(one)
-    one.beside.restart_temporal()
-    all_are_up(one)
+    """PostgreSQL and Temporal are killed, and started again; then a standby takes over."""
+    for happens in (
+        one.beside.restart_postgres,
+        one.beside.restart_temporal,
+        one.beside.fail_over,
+    ):
+        happens()
+        all_are_up(one)
 
 
 def all_are_up(one: Installation) -> None:
