@@ -151,6 +151,13 @@ class Observation:
     oom_killed: bool = False
     disruption: str = ""
 
+    def __post_init__(self) -> None:
+        # Programs write some of it; no database can hold a NUL.
+        if any("\0" in text for text in (*self.notes, self.disruption)):
+            notes = tuple(text.replace("\0", " ") for text in self.notes)
+            object.__setattr__(self, "notes", notes)
+            object.__setattr__(self, "disruption", self.disruption.replace("\0", " "))
+
 
 def oom_note() -> str:
     """Gives the note on a pod that is `oom_killed`."""

@@ -114,10 +114,19 @@ class LogRecorder:
         self._read_until: float | None = None
         """When the log was last being read, or the container's start; seconds since 1970."""
 
-    @property
-    def gaps(self) -> int:
-        """How many gaps the log has."""
-        return self._splice.gaps
+    def notes(self) -> list[str]:
+        """Gives what is to be said of the log, as far as it was recorded: a line or none."""
+        if gaps := self._splice.gaps:
+            parts = "a part of it was" if gaps == 1 else f"{gaps} parts of it were"
+            lost = f"log: it is incomplete: {parts} rotated away on the node before they could be"
+        elif self._splice.doubts:
+            lost = "log: it may be incomplete: its start or its end may have been rotated away on"
+            lost += " the node before it could be"
+        else:
+            return []
+        return [
+            f"{lost} read; a Plan with `entrypoint` has its log written without the node's help"
+        ]
 
     def record(self, destination: int) -> None:
         """Writes the container's log to a descriptor as it comes; returns after the last byte.
@@ -306,13 +315,7 @@ def _notes_on_log(recorder: LogRecorder, destination: int) -> list[str]:
         text = f"[knit: the rest of the log not received: {reason}]\n"
         _write(destination, (text if at_start else f"\n{text}").encode("utf-8", "replace"))
         return [f"log: it is incomplete: {reason}"]
-    if not recorder.gaps:
-        return []
-    parts = "a part of it was" if recorder.gaps == 1 else f"{recorder.gaps} parts of it were"
-    return [
-        f"log: it is incomplete: {parts} rotated away on the node before they could be read; "
-        "a Plan with `entrypoint` has its log written without the node's help"
-    ]
+    return recorder.notes()
 
 
 def _notes(outputs: str) -> list[str]:

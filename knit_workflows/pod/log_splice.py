@@ -56,6 +56,8 @@ class LogSplice:
         """`clock` is that of the stamps: a sidecar runs on the node whose runtime makes them."""
         self.gaps = 0
         """How many gaps were marked."""
+        self.doubts = 0
+        """How many ends of the log were marked as perhaps missing."""
         self._clock = clock
         self._received_at = 0.0  # the chunk before
         self._since_gap = 0  # bytes
@@ -157,7 +159,7 @@ class LogSplice:
             return self._doubted_start()
         if self._saw_last_line:
             return b""
-        self.gaps += 1
+        self.doubts += 1
         start = b"" if self._open_stamp is None else b"\n"
         return start + b"[knit: the end of the log may be missing, rotated away on the node]\n"
 
@@ -188,7 +190,7 @@ class LogSplice:
         return at
 
     def _doubted_start(self) -> bytes:
-        self.gaps += 1
+        self.doubts += 1
         return b"[knit: the start of the log may be missing, rotated away on the node]\n"
 
     def _is_gap(self, key: tuple[int, bytes]) -> bool:

@@ -58,7 +58,7 @@ from knit_workflows.compute.kubernetes.specs.rights import prerequisites
 from knit_workflows.compute.kubernetes.transfers import TransferPods
 from knit_workflows.compute.kubernetes.trials import try_launch
 from knit_workflows.compute.kubernetes.volumes import Volumes
-from knit_workflows.domain.errors import BackendRejected, BackendUnavailable
+from knit_workflows.domain.errors import BackendRejected, BackendUnavailable, QuotaExceeded
 from knit_workflows.domain.volumes import Volume, VolumeOptions
 from knit_workflows.settings import KubernetesSettings
 
@@ -188,7 +188,13 @@ class KubernetesBackend:
         for label in (names.LABEL_RUN, names.LABEL_GENERATION):
             if found.get(label) != mine[label]:
                 raise BackendRejected(f"the name {pod.name} belongs to another Job", see=pod.name)
-        await give_log_token(self._server, pod, job, self._settings)
+        try:
+            await give_log_token(self._server, pod, job, self._settings)
+        except QuotaExceeded:
+            # The quota may be full of what an earlier attempt made, which nobody here may look at:
+            # a pod that has begun has it.
+            if not await self._has_begun(pod.name):
+                raise
         # Made by an earlier attempt, which earlier settings may have shaped.
         return Launch(options=options_in(job, pod))
 
@@ -387,6 +393,11 @@ class KubernetesBackend:
         if job is not None and job.get("status", {}).get("active"):
             return None  # the watch should show it by now
         return self._waiting(pod_name, job)
+
+    async def _has_begun(self, pod_name: str) -> bool:
+        """Says whether a container of the Job's pod has started, so all that it mounts is there."""
+        pods, _ = await self._server.list("Pod", {"labelSelector": _selector(pod_name)})
+        return any(pod.get("status", {}).get("phase", "Pending") != "Pending" for pod in pods)
 
     async def _observe_now(self, pod_name: str) -> _Snapshot:
         pods, _ = await self._server.list("Pod", {"labelSelector": _selector(pod_name)})

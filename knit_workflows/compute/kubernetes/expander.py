@@ -112,7 +112,7 @@ class Expander:
         self._settings = settings
         self._growth = Growth.of(settings)
         self._refused: dict[str, int] = {}
-        """What was refused to claims, so that it is asked for and told once."""
+        """What was refused to claims in the last round, so that it is told once."""
         self._problem = "it has not looked yet"
 
     async def answers(self) -> None:
@@ -134,15 +134,29 @@ class Expander:
             await asyncio.sleep(self._settings.expander_interval.total_seconds())
 
     async def look(self) -> list[str]:
-        """Looks once at all claims that are written to; gives those that it has expanded."""
+        """Looks once at all claims that are written to; gives those that it has expanded.
+
+        Raises the first problem of a node or claim, once all others have been looked at.
+        """
         pods, _ = await self._server.list("Pod", {"labelSelector": _OURS})
+        written = written_claims(pods)
+        mounted = set().union(*written.values())
+        self._refused = {name: most for name, most in self._refused.items() if name in mounted}
         expanded: list[str] = []
-        for node, claims in sorted(written_claims(pods).items()):
-            metrics = await self._server.node_metrics(node)
-            used = used_bytes(metrics, self._settings.kube_namespace)
-            near = sorted(claims & used.keys())
-            expanded += [claim for claim in near if await self.expand(claim, used[claim])]
+        problems: list[BackendUnavailable | BackendRejected] = []
+        for node, claims in sorted(written.items()):
+            try:
+                expanded += await self._expand_on(node, claims)
+            except (BackendUnavailable, BackendRejected) as problem:
+                problems.append(problem)
+        if problems:
+            raise problems[0]
         return expanded
+
+    async def _expand_on(self, node: str, claims: set[str]) -> list[str]:
+        used = used_bytes(await self._server.node_metrics(node), self._settings.kube_namespace)
+        near = sorted(claims & used.keys())
+        return [claim for claim in near if await self.expand(claim, used[claim])]
 
     async def expand(self, name: str, used: int) -> bool:
         """Has a claim request more if it is short of room; says whether it did."""
@@ -152,17 +166,19 @@ class Expander:
         if (claim["metadata"].get("annotations") or {}).get(MANAGED) == "false":
             return False
         wanted = wanted_bytes(used, capacity_of(claim), self._growth)
-        if wanted is None or self._refused.get(name) == wanted:
+        if wanted is None:
             return False
         about = {"claim": name, "used": used, "wanted": wanted}
         try:
             requests = {"storage": str(wanted)}
             patch = {"spec": {"resources": {"requests": requests}}}
             await self._server.patch(_CLAIM, name, patch)
-        except BackendRejected as error:
-            self._refused[name] = wanted
-            extra = {"action": "claim_not_expanded", **about}
-            log.warning("claim %s cannot be expanded: %s", name, error.reason, extra=extra)
+        except BackendRejected as error:  # of a quota, say, which may have room in the next round
+            if self._refused.get(name) != wanted:
+                self._refused[name] = wanted
+                extra = {"action": "claim_not_expanded", **about}
+                log.warning("claim %s cannot be expanded: %s", name, error.reason, extra=extra)
             return False
+        self._refused.pop(name, None)
         log.info("claim %s is expanded", name, extra={"action": "claim_expanded", **about})
         return True

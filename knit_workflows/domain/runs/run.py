@@ -90,14 +90,17 @@ def may_move(current: RunStatus, target: RunStatus) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How the run pod ended: an exit code (0–255) and a message, cut to 1024 characters."""
+    """How the run pod ended: an exit code (0–255) and a message, cut to 1024 characters.
+
+    The message may be what a program has written: NUL, which no database can hold, becomes a space.
+    """
 
     code: int
     message: str
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "code", self.code & 0xFF)
-        object.__setattr__(self, "message", self.message[:1024])
+        object.__setattr__(self, "message", self.message[:1024].replace("\0", " "))
 
 
 SUCCEEDED: Final = Exit(0, "")

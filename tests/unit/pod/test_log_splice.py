@@ -248,7 +248,7 @@ def test_a_log_that_was_rotated_after_its_last_line_says_that_more_may_be_missin
     told = b"".join(text for name in dict.fromkeys(readings) for _, text in files.get(name, []))
     ends_line = b"" if told.endswith(b"\n") else b"\n"
     assert got + splice.end() == told + (ends_line + ROTATED if marked else b"")
-    assert splice.gaps == marked
+    assert (splice.gaps, splice.doubts) == (0, marked)
 
 
 DOUBTED = b"[knit: the start of the log may be missing, rotated away on the node]\n"
@@ -285,4 +285,4 @@ def test_a_log_that_nobody_read_at_its_start_says_that_it_may_be_missing(
     assert got + splice.end() == (DOUBTED if marked else b"") + (
         b"" if first_line is None else b"one\n"
     )
-    assert splice.gaps == marked
+    assert (splice.gaps, splice.doubts) == (0, marked)

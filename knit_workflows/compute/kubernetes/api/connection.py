@@ -14,6 +14,7 @@ import aiohttp
 
 from knit_workflows.compute.kubernetes.api.credentials import (
     Credentials,
+    no_credentials,
     of_kubeconfig,
     of_service_account,
 )
@@ -57,6 +58,7 @@ class Connection:
     def __init__(self, settings: KubernetesSettings, credentials: Credentials) -> None:
         self._settings = settings
         self._credentials = credentials
+        self._has_sent_token = False
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=_CONNECTIONS),
             trust_env=True,
@@ -74,8 +76,15 @@ class Connection:
         return cls(settings, await _credentials(settings))
 
     async def renew_credentials(self) -> None:
-        """Loads the credentials again."""
-        self._credentials = await _credentials(self._settings)
+        """Loads the credentials again.
+
+        Raises:
+            BackendRejected: there are none any more; those before stay.
+        """
+        renewed = await _credentials(self._settings)
+        if self._has_sent_token and await renewed.authorization() is None:
+            raise no_credentials("the kubeconfig, or its plugin, gave no token this time")
+        self._credentials = renewed
 
     async def aclose(self) -> None:
         """Closes all connections."""
@@ -100,6 +109,7 @@ class Connection:
         sent = {"Content-Type": "application/json", **headers}
         if authorization := await who.authorization():
             sent["Authorization"] = authorization
+            self._has_sent_token = True
         with _as_os_errors():
             return Answer(
                 await self._session.request(

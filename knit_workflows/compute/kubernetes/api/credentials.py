@@ -43,7 +43,7 @@ def of_service_account(
     """
     host, port = (variables.get(f"KUBERNETES_SERVICE_{part}") for part in ("HOST", "PORT"))
     if not host or not port:
-        raise _none("this process runs in no pod")
+        raise no_credentials("this process runs in no pod")
 
     async def authorization() -> str | None:
         # Read for each request: the kubelet replaces it before it expires.
@@ -53,7 +53,7 @@ def of_service_account(
         (folder / "token").read_text()
         tls = ssl.create_default_context(cafile=folder / "ca.crt")
     except OSError as error:
-        raise _none(str(error)) from error
+        raise no_credentials(str(error)) from error
     address = f"[{host}]" if ":" in host else host
     return Credentials(f"https://{address}:{port}", tls, authorization)
 
@@ -66,6 +66,7 @@ async def of_kubeconfig(path: Path) -> Credentials:
     """
     # Here and not above: see the module's description.
     from kubernetes.aio import client, config
+    from yaml import YAMLError
 
     configuration = client.Configuration()
     try:
@@ -74,7 +75,10 @@ async def of_kubeconfig(path: Path) -> Credentials:
         )
         tls = _tls(configuration)
     except (config.ConfigException, OSError) as error:
-        raise _none(str(error)) from error
+        raise no_credentials(str(error)) from error
+    except (YAMLError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # What the library makes of a file that is empty, or written just now.
+        raise no_credentials(f"{path} is no kubeconfig: {error}") from error
 
     async def authorization() -> str | None:
         found: str | None = await configuration.get_api_key_with_prefix("BearerToken")
@@ -105,7 +109,8 @@ def _tls(configuration: Any) -> ssl.SSLContext:
     return context
 
 
-def _none(reason: str) -> BackendRejected:
+def no_credentials(reason: str) -> BackendRejected:
+    """Makes the error that says that there are none."""
     return BackendRejected(
         f"no credentials for the cluster: {reason}",
         advice="set KNIT_COMPUTE__KUBERNETES__KUBECONFIG, or run in a pod with rights",

@@ -96,7 +96,11 @@ class ApiServer:
         """Reloads the credentials, once for all requests that were refused with the old ones."""
         async with self._renewing:
             if self._renewed_at < refused and self._connection is not None:
-                await self._connection.renew_credentials()
+                try:
+                    await self._connection.renew_credentials()
+                except BackendRejected as error:
+                    # There were some: whoever replaces them may be in the middle of it.
+                    raise BackendUnavailable(error.reason, advice=error.advice) from error
                 self._renewed_at = time.monotonic()
 
     async def aclose(self) -> None:

@@ -22,7 +22,7 @@ from knit_workflows.compute.kubernetes.api.objects import (
     condition_is,
     instant,
 )
-from knit_workflows.compute.kubernetes.specs.run_containers import LOG_SIDECAR, MAIN
+from knit_workflows.compute.kubernetes.specs.run_containers import CHECK, LOG_SIDECAR, MAIN
 from knit_workflows.domain.runs.run import LOST, STUCK_CODE, SUCCEEDED, Exit
 
 _OWN: Final = frozenset({MAIN, LOG_SIDECAR})
@@ -74,8 +74,14 @@ def ending(
     own = _own_statuses(pod)
     if being_deleted(pod) or _is_disruption_target(pod):
         return None
-    if _could_not_start(status_of(pod, MAIN)):
-        return Ending(_exit(pod, None, STUCK_CODE), _notes(pod), lingering=True)
+    if could_not_start(status_of(pod, MAIN)):
+        if not _lacked_program(pod):
+            return Ending(_exit(pod, None, STUCK_CODE), _notes(pod), lingering=True)
+        if not _has_begun(status_of(pod, LOG_SIDECAR)):
+            return None  # its image may take a while: then it is there for the next pod
+        why = f"(container {LOG_SIDECAR}) started after {MAIN}, which cannot start without it"
+        exit = _exit(pod, why, STUCK_CODE)
+        return Ending(exit, _notes(pod), lingering=True, disruption=why)
     if not all(map(_terminated, own)):
         return None
     others = _others_alive(pod)
@@ -200,7 +206,7 @@ def _was_refused(pod: JsonObject) -> bool:
     return bool(said[0]) and said[0] == said[1]
 
 
-def _could_not_start(container: JsonObject) -> bool:
+def could_not_start(container: JsonObject) -> bool:
     """Says whether the runtime could not start a container; the log sidecar waits for it for ever.
 
     The kubelet gives its start as the instant zero.
@@ -208,6 +214,28 @@ def _could_not_start(container: JsonObject) -> bool:
     terminated = _terminated(container)
     started = instant(terminated.get("startedAt"))
     return bool(terminated.get("exitCode")) and started is not None and started.year <= 1970
+
+
+def _lacked_program(pod: JsonObject) -> bool:
+    """Says whether `main` was to start before the sidecar, which lays the program in its place.
+
+    The kubelet goes on to the next container when it cannot start one, such as one whose image it
+    could not pull just now.
+    """
+    containers = [one["name"] for one in pod["spec"]["containers"]]
+    before = [one["name"] for one in pod["spec"].get("initContainers") or ()]
+    if LOG_SIDECAR not in containers or CHECK in before:
+        return False  # nothing is in front of the command
+    sidecar, over = status_of(pod, LOG_SIDECAR), finished_at(status_of(pod, MAIN))
+    if not _has_begun(sidecar):
+        return True
+    state = sidecar["state"]
+    began = instant((state.get("running") or state.get("terminated") or {}).get("startedAt"))
+    return began is not None and over is not None and began > over
+
+
+def _has_begun(container: JsonObject) -> bool:
+    return bool((container.get("state") or {}).keys() & {"running", "terminated"})
 
 
 def _notes(pod: JsonObject) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from knit_workflows.compute.image_that_ran import image_that_ran
 from knit_workflows.compute.kubernetes.api.objects import JsonObject, being_deleted, condition_is
 from knit_workflows.compute.kubernetes.pods.endings import (
     being_taken_away,
+    could_not_start,
     ending,
     has_final_phase,
     status_of,
@@ -92,7 +93,7 @@ def observe_pod(
             disruption=ended.disruption,
         )
     state = main.get("state") or {}
-    if "running" in state or "terminated" in state:
+    if "running" in state or ("terminated" in state and not could_not_start(main)):
         return Observation(
             Phase.RUNNING,
             image_digest=digest,

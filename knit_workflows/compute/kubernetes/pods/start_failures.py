@@ -35,8 +35,9 @@ _UNFIT_IMAGE: Final = re.compile(
 """What the container runtime says of an image that can be pulled but not run."""
 _COMBINED: Final = "(combined from similar events): "
 """What the cluster puts before the message of the eleventh similar event, and of all after it."""
-_EVENT_TTL: Final = timedelta(minutes=4)
-"""A mount is retried within 2 minutes, so an older warning is obsolete."""
+_EVENT_TTL: Final = timedelta(minutes=11)
+"""A mount is retried within 2 minutes, but a kubelet tells of one object only 25 times, then once
+in five minutes (`defaultSpamBurst`, `defaultSpamQPS` of client-go): one of these may be missed."""
 _CLAIM_TTL: Final = timedelta(minutes=15)
 """A provisioner tries again within 5 minutes, as the external ones do by default."""
 _BINDING_GRACE: Final = timedelta(seconds=45)

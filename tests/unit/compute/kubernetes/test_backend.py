@@ -127,6 +127,27 @@ class TestLaunch:
         await backend.launch(POD)
         assert ("jobs", POD.name) in api.objects
 
+    async def test_credentials_that_are_being_replaced_are_waited_for(self, api, backend, settings):
+        """A kubeconfig that is being written is empty for a moment; nothing is refused for good."""
+        whole = settings.kubeconfig.read_text()
+        settings.kubeconfig.write_text("")
+        api.answers.append((401, "expired"))
+        with pytest.raises(BackendUnavailable, match="no credentials for the cluster"):
+            await backend.launch(POD)
+        settings.kubeconfig.write_text(whole)
+        api.answers.append((401, "expired"))
+        await backend.launch(POD)
+
+    async def test_a_plugin_that_gives_no_token_this_time_makes_nobody_anonymous(
+        self, api, backend, settings
+    ):
+        await backend.launch(POD)
+        anonymous = settings.kubeconfig.read_text().replace("{token: secret}", "{}")
+        settings.kubeconfig.write_text(anonymous)
+        api.answers.append((401, "expired"))
+        with pytest.raises(BackendUnavailable, match="gave no token"):
+            await backend.launch(POD)
+
     async def test_nobody_answers(self, api, settings, tmp_path):
         elsewhere = tmp_path / "elsewhere"
         elsewhere.write_text(settings.kubeconfig.read_text().replace(api.url, "http://127.0.0.1:1"))

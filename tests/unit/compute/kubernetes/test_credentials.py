@@ -54,6 +54,10 @@ async def test_a_kubeconfig_that_is_missing_or_damaged_is_said(tmp_path):
     path = tmp_path / "kubeconfig"
     with pytest.raises(BackendRejected, match="no credentials for the cluster"):
         await of_kubeconfig(path)
+    for text in ("", "kind: [", "- 1", "kind: Config\nusers: 7"):
+        path.write_text(text)
+        with pytest.raises(BackendRejected, match="no credentials for the cluster"):
+            await of_kubeconfig(path)
     path.write_text("kind: Config")
     with pytest.raises(BackendRejected, match="no credentials for the cluster"):
         await of_kubeconfig(path)

@@ -136,8 +136,8 @@ async def test_some_claims_are_left_alone(api, expander, about):
     assert api.count("PATCH") == 0
 
 
-async def test_what_the_storage_cannot_do_is_told_once(api, expander, caplog):
-    """The claim is not asked for again until more of it is used."""
+async def test_what_is_refused_is_told_once_and_asked_for_again(api, expander, caplog):
+    """A quota may have room in the next round."""
     api.put("pods", pod())
     api.put("persistentvolumeclaims", claim())
     api.metrics["n1"] = METRICS
@@ -146,7 +146,30 @@ async def test_what_the_storage_cannot_do_is_told_once(api, expander, caplog):
         assert await expander.look() == []
         assert await expander.look() == []
     assert caplog.text.count("must support resize") == 1
-    assert api.count("PATCH") == 1
+    api.answers_to.clear()
+    assert await expander.look() == [OUT]
+    assert api.count("PATCH") == 3
+
+
+async def test_a_claim_that_nobody_writes_to_any_more_is_forgotten(api, expander):
+    api.put("pods", pod())
+    api.put("persistentvolumeclaims", claim())
+    api.metrics["n1"] = METRICS
+    api.answers_to[f"PATCH persistentvolumeclaims/{OUT}"] = (403, "the class must support resize")
+    await expander.look()
+    api.remove("pods", "p")
+    await expander.look()
+    assert not expander._refused
+
+
+async def test_a_node_that_does_not_answer_keeps_no_other_from_being_looked_at(api, expander):
+    api.put("pods", pod("lost", node="a1"))
+    api.put("pods", pod())
+    api.put("persistentvolumeclaims", claim())
+    api.metrics["n1"] = METRICS
+    with pytest.raises(BackendUnavailable, match="gone"):
+        await expander.look()
+    assert requested(api) == str(7 * G)
 
 
 async def test_a_node_that_cannot_be_asked_is_named(api, settings, tmp_path):

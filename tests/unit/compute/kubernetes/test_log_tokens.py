@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from knit_workflows import names
 from knit_workflows.compute.base import Mount, RunPod
 from knit_workflows.compute.kubernetes import KubernetesBackend
-from knit_workflows.domain.errors import BackendUnavailable
+from knit_workflows.compute.kubernetes.specs.manifests import LABEL_INSTANCE
+from knit_workflows.domain.errors import BackendUnavailable, QuotaExceeded
 from knit_workflows.domain.volumes import Volume
 from tests.unit.compute.kubernetes.conftest import FakeApiServer
 
@@ -59,6 +61,26 @@ async def test_no_other_pod_has_a_secret(
     await backend.launch(pod)
     assert not api.tokens
     assert {kind for kind, _ in api.objects} == {"jobs"}
+
+
+async def test_a_quota_that_is_full_of_the_secrets_themselves_keeps_no_pod_that_has_begun(
+    api: FakeApiServer, backend: KubernetesBackend
+) -> None:
+    """Nobody here may look whether they are there; a pod that has begun has them."""
+    await backend.launch(READ)
+    full = (403, 'secrets "x" is forbidden: exceeded quota: q, requested: secrets=1')
+    api.answers_to = {
+        "POST secrets": full,
+        **{f"GET secrets/{READ.name}-{end}": (403, "no") for end in ("log", "log-token")},
+    }
+    labels = {LABEL_INSTANCE: READ.name, names.LABEL_RUN: READ.run_id}
+    pod = {"metadata": {"name": "p", "labels": labels}, "status": {"phase": "Pending"}}
+    api.put("pods", pod)
+    with pytest.raises(QuotaExceeded):
+        await backend.launch(READ)
+    pod["status"]["phase"] = "Running"
+    api.put("pods", pod)
+    await backend.launch(READ)
 
 
 @pytest.mark.parametrize(("status", "said"), [(403, "forbidden"), (404, "not found")])

@@ -161,6 +161,30 @@ class TestPhases:
             128, "(container main) StartError: unable to set memory limit"
         )
 
+    def test_a_program_that_is_not_there_yet_is_waited_for_and_its_pod_replaced(self):
+        """The kubelet starts `main` though it could not pull the image of the nurse just before."""
+        main = ended(128, "StartError", "exec: /.knit/knit-pod: no such file or directory")
+        main["terminated"]["startedAt"] = "1970-01-01T00:00:00Z"
+        pull = waiting("ErrImagePull", "pull QPS exceeded")
+        thing = pod("Pending", main=main, nurse=pull)
+        late = seen(thing)
+        assert late.phase is Phase.PENDING
+        assert late.start_failure is not None
+        assert "(container nurse) pull QPS exceeded" in late.start_failure.message
+        begun = {"running": {"startedAt": iso(NOW + timedelta(seconds=11))}}
+        replaced = seen(pod("Running", main=main, nurse=begun))
+        assert (replaced.phase, replaced.lingering) == (Phase.FAILED, True)
+        assert "started after main" in replaced.disruption
+        # With an init container nothing is in front of the command: it is the command's fault.
+        thing["spec"]["initContainers"] = [{"name": "init-main"}]
+        assert (seen(thing).phase, seen(thing).disruption) == (Phase.FAILED, "")
+
+    def test_what_no_database_can_hold_is_replaced(self):
+        thing = pod("Failed", main=ended(1, message="a\0b"), nurse=ended(0, message="c\0d\n"))
+        observation = seen(thing)
+        assert observation.exit == Exit(1, "(container main) Error: a b")
+        assert observation.notes == ("c d",)
+
     def test_pods_are_cut_down_without_changing_what_is_seen(self):
         whole = pod("Failed", main=ended(3))
         whole["spec"]["dnsPolicy"] = "Default"
