@@ -25,7 +25,7 @@ from tests.store.filled import Traffic, fill
 from tests.store.migration_rules import LARGE, Findings, examined
 from tests.waiting import PATIENCE
 
-FEW, MANY = 20_000, 1_000_000
+SIZE: Final = 20_000
 BOUND: Final = WAITS_FOR_LOCKS + 8
 """Seconds: for as long as a migration waits for a table, others may have to wait behind it. The
 rest is for a slow disk: what is gone through under a lock is found by `examined` all the same."""
@@ -87,21 +87,15 @@ def test_no_revision_stalls_anybody_or_breaks_whom_it_serves(databases: Database
     databases.drop(url)
 
 
-@pytest.mark.parametrize(
-    "size",
-    [
-        pytest.param(FEW, marks=pytest.mark.patient),
-        pytest.param(MANY, marks=[pytest.mark.slow, pytest.mark.timeout(1200)]),
-    ],
-)
+@pytest.mark.patient
 def test_work_goes_on_while_a_database_is_brought_up_from_the_first_revision(
-    databases: Databases, size: int
+    databases: Databases,
 ) -> None:
     """Statements that were right at the first revision are right at all others, all the time."""
     url = databases.empty()
     first, *later = all_revisions()
     upgrade(url, lock=1, folder=FOLDER, revision=first)
-    fill(url, size)
+    fill(url, SIZE)
     made: list[str] = []
     for revision in later:
         traffic, locks = Traffic(url), Locks(url)
@@ -123,7 +117,7 @@ def test_work_goes_on_while_a_database_is_brought_up_from_the_first_revision(
         " WHERE cause = 'traffic' AND run.status = 'done' AND transfer_id = 'bulk1'",
     )
     assert kept == {"n": len(made), "stamped": len(made), "state": "opening"}
-    assert fetch(url, "SELECT count(*) AS n FROM run") == [{"n": size + len(made)}]
+    assert fetch(url, "SELECT count(*) AS n FROM run") == [{"n": SIZE + len(made)}]
     databases.drop(url)
 
 
