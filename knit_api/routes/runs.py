@@ -106,7 +106,10 @@ async def abort_run(run_id: RunIdPath, store: StoreOf, actor: ActorOf) -> Respon
 
 @router.put("/{run_id}/tearoff", response_model=Run, responses=failures(404, 409, 503))
 async def tear_off_run(run_id: RunIdPath, store: StoreOf, actor: ActorOf) -> Response:
-    """Stop a Run as done: what it has written so far is good enough."""
+    """Stop a Run as done: what it has written so far is good enough.
+
+    Not for uploads and imports, of which only the client knows when they are whole.
+    """
     return await _stop(store, run_id, actor, fail=False)
 
 

@@ -108,7 +108,7 @@ class RunStarter:
                     watch_queue=self._queues.watch_queue,
                     interactive_queue=self._queues.interactive_queue,
                     hooks_queue=self._queues.hooks_queue,
-                    heartbeat=self._settings.heartbeat,
+                    heartbeat=self._settings.run_heartbeat,
                     launch_within=self._launch_within,
                 ),
                 id=names.run_workflow(key.run_id, key.generation),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Final
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
@@ -29,6 +30,11 @@ class StoreSettings(Group):
     """File on that disk that is shortened to make space for stops and deletions when it is full."""
 
 
+_HEARTBEAT_PER_ACTIVE_RUN: Final = timedelta(milliseconds=30)
+"""A heartbeat is a write of Temporal's: so those of all Runs are some 40 a second."""
+_LONGEST_HEARTBEAT: Final = timedelta(minutes=2)
+
+
 class EngineSettings(Group):
     """How Runs are created, admitted and executed."""
 
@@ -50,7 +56,8 @@ class EngineSettings(Group):
     heartbeat: Span = timedelta(seconds=20)
     """Heartbeat timeout of activities: a worker that is silent for longer is considered dead, and
     its watches move to another. Heartbeats are sent three times as often, so that a worker that
-    stalls for less than two thirds of this time keeps its watches."""
+    stalls for less than two thirds of this time keeps its watches. For activities of Runs it is 30
+    ms for each Run of `max_active_runs`, if that is longer, and 2 minutes at most."""
     step_timeout: Span = timedelta(seconds=10)
     """How long a killed worker may delay a Run's next step."""
     cached_workflows: int = Field(default=1_000, ge=10)
@@ -105,6 +112,12 @@ class EngineSettings(Group):
         if life <= info.data.get("import_window", timedelta()):
             raise ValueError("must be longer than the import window")
         return life
+
+    @property
+    def run_heartbeat(self) -> timedelta:
+        """Gives the heartbeat timeout of the activities of Runs, which may be thousands."""
+        wanted = min(_HEARTBEAT_PER_ACTIVE_RUN * (self.max_active_runs or 0), _LONGEST_HEARTBEAT)
+        return max(self.heartbeat, wanted)
 
 
 class QueueSettings(Group):

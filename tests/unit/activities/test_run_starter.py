@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -47,11 +48,14 @@ def a_run(image: str = "host/sh:1", *command: str) -> StartableRun:
     return StartableRun(RunKey(RunId("r"), 1), PlanId("p"), image, command, (KnitId("d"),))
 
 
-async def started(image: str, *command: str) -> tuple[RunInput, dict[str, object]]:
+async def started(
+    image: str, *command: str, settings: EngineSettings | None = None
+) -> tuple[RunInput, dict[str, object]]:
     """Starts one Run; gives its input, and how it was started."""
     run = a_run(image, *command)
     client = Recorder()
-    starter = RunStarter(client, QUEUES, EngineSettings(), attributes=True)  # type: ignore[arg-type]
+    engine = settings or EngineSettings()
+    starter = RunStarter(client, QUEUES, engine, attributes=True)  # type: ignore[arg-type]
     await starter.start([run])
     [one] = client.started
     return one
@@ -71,6 +75,17 @@ async def test_the_summary_is_one_short_line_whatever_the_command(word: str) -> 
     _, how = await started("host/sh:1", "sh", "-c", word)
     assert len(str(how["static_summary"]).encode()) <= 180
     assert "\n" not in str(how["static_summary"])
+
+
+@pytest.mark.parametrize(
+    ("most", "seconds"), [(None, 20), (500, 20), (2_000, 60), (3_000, 90), (100_000, 120)]
+)
+async def test_the_heartbeats_of_many_runs_are_no_more_than_those_of_some(
+    most: int | None, seconds: int
+) -> None:
+    """Each is a write of Temporal's."""
+    request, _ = await started("host/sh:1", settings=EngineSettings(max_active_runs=most))
+    assert request.heartbeat == timedelta(seconds=seconds)
 
 
 async def test_its_stop_has_the_queue_of_what_people_wait_for() -> None:
