@@ -23,6 +23,8 @@ Trailers = Callable[[], Mapping[str, str]]
 
 SENT: Final = TRANSFER_BYTES.labels("download")
 """Counts the bytes of streamed responses."""
+_PIECE: Final = 64 << 10
+"""Bytes that a client has the whole write time-out to take."""
 _THREAD_ABOVE: Final = 200
 
 
@@ -100,6 +102,14 @@ class StreamedResponse(Response):
                 raise ResponseAborted("the client left")
             sending.result()
 
+    async def _send_in_time(self, send: Send, message: Message) -> None:
+        """Sends a message; what was sent before it, the client may not have taken yet."""
+        try:
+            async with asyncio.timeout(self._write_timeout):
+                await send(message)
+        except TimeoutError as error:
+            raise ResponseAborted("the client no longer takes anything") from error
+
     async def _send_all(self, scope: Scope, send: Send) -> None:
         with_trailers = self._trailers is not None and "http.response.trailers" in scope.get(
             "extensions", {}
@@ -111,14 +121,15 @@ class StreamedResponse(Response):
             "status": self.status_code,
             "headers": self.raw_headers,
         }
-        await send({**start, "trailers": True} if with_trailers else start)
+        await self._send_in_time(send, {**start, "trailers": True} if with_trailers else start)
         await self._send_chunks(scope, send)
         if self._remaining:
             raise ResponseAborted("the body shrank while it was sent")
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        end: Message = {"type": "http.response.body", "body": b"", "more_body": False}
+        await self._send_in_time(send, end)
         if with_trailers and self._trailers is not None:
             pairs = [(k.encode(), v.encode()) for k, v in self._trailers().items()]
-            await send({"type": "http.response.trailers", "headers": pairs})
+            await self._send_in_time(send, {"type": "http.response.trailers", "headers": pairs})
 
     async def _send_chunks(self, scope: Scope, send: Send) -> None:
         async for chunk in self._chunks:
@@ -129,12 +140,13 @@ class StreamedResponse(Response):
             self._remaining -= len(chunk)
             if self._remaining < 0:
                 raise ResponseAborted("the body grew while it was sent")
-        try:
-            async with asyncio.timeout(self._write_timeout):
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            SENT.inc(len(chunk))
-        except TimeoutError as error:
-            raise ResponseAborted("the client no longer takes anything") from error
+        # In pieces, each of which has the time: a slow client takes something all the while.
+        for start in range(0, len(chunk), _PIECE):
+            piece = chunk[start : start + _PIECE]
+            await self._send_in_time(
+                send, {"type": "http.response.body", "body": piece, "more_body": True}
+            )
+        SENT.inc(len(chunk))
 
 
 async def _until_gone(receive: Receive) -> None:

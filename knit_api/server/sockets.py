@@ -116,10 +116,13 @@ def detached_body(scope: Scope, timeout: float) -> Iterator[DetachedBody | None]
 async def detached_response(scope: Scope, timeout: float) -> AsyncIterator[socket.socket | None]:
     """Detaches the connection of a response that has started, to write whole chunks to it.
 
-    None: the app is to send the body. The app sends the end (an empty body), if all went well.
+    None: the app is to send the body, or the client has not taken the head in time. The app sends
+    the end (an empty body), if all went well.
     """
     protocol = protocol_of(scope)
-    connection = await protocol.detach_response() if protocol and can_detach(scope) else None
+    connection = None
+    if protocol is not None and can_detach(scope):
+        connection = await protocol.detach_response(timeout)
     if connection is None:
         yield None
         return
@@ -241,13 +244,15 @@ class DetachableProtocol(TrailersProtocol):
         self.conn.receive_data(_LAST_CHUNK + remainder)
         self._release()
 
-    async def detach_response(self) -> socket.socket | None:
-        """Gives a socket to write chunks to, once the head of the response is sent."""
-        connection = self._socket()
+    async def detach_response(self, within: float) -> socket.socket | None:
+        """Gives a socket to write chunks to, once the head of the response is sent; None: late."""
+        ends = asyncio.get_running_loop().time() + within
         # A head is hardly ever buffered, and there is no event for the end of it.
-        while connection and self.transport.get_write_buffer_size():  # noqa: ASYNC110
+        while self.transport.get_write_buffer_size():
+            if asyncio.get_running_loop().time() >= ends:
+                return None
             await asyncio.sleep(_FLUSH_SECONDS)
-        return connection
+        return self._socket()
 
     def _socket(self) -> socket.socket | None:
         if self.transport.is_closing() or not self.is_plain:

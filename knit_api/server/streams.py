@@ -200,10 +200,14 @@ class Threads:
 
     @classmethod
     def start(cls) -> Threads:
-        """Gives pools whose threads start when needed."""
+        """Gives pools whose threads start when needed.
+
+        A transfer without a thread is open, and nobody reads or writes: to its client the API looks
+        as if it did not answer. So there are more than transfers.
+        """
         return cls(
-            ThreadPoolExecutor(64, "upload"),
-            ThreadPoolExecutor(256, "download"),
+            ThreadPoolExecutor(1024, "upload"),
+            ThreadPoolExecutor(1024, "download"),
             ThreadPoolExecutor(8, "step"),
         )
 

@@ -112,7 +112,9 @@ class LocalVolume:
         tail = _Tail(self._root / LOG_FILE)
         try:
             while True:
-                chunk = await loop.run_in_executor(self._threads.steps, tail.read)
+                # Its descriptor must not be closed while a thread reads from it.
+                reading = loop.run_in_executor(self._threads.steps, tail.read)
+                chunk = await finish_despite_cancel(reading)
                 yield chunk
                 if not chunk:
                     await asyncio.sleep(_FOLLOW_INTERVAL)

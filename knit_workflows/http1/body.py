@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _MAX_LINE_BYTES = 1024
 _MAX_TRAILERS = 32
 _READ_BYTES = 256 << 10
-_SEPARATE_BYTES = 64 << 10
+_SEPARATE_BYTES = _PIECE = 64 << 10
 
 
 class BodyCut(ConnectionError):
@@ -147,7 +147,10 @@ def send_chunk(connection: socket.socket, data: bytes) -> None:
         connection.sendall(head + data + b"\r\n")
         return
     connection.sendall(head)
-    connection.sendall(data)
+    # A socket's time-out is for all of what `sendall` is given, however much that is.
+    view = memoryview(data)
+    for start in range(0, len(data), _PIECE):
+        connection.sendall(view[start : start + _PIECE])
     connection.sendall(b"\r\n")
 
 

@@ -9,7 +9,7 @@ import io
 import os
 import stat
 import tarfile
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from knit_api.deps import Timeouts
-from knit_api.responses import ResponseAborted
+from knit_api.responses import ResponseAborted, StreamedResponse
 from knit_api.transfers.direct_archive import DirectArchiveResponse
 from knit_workflows.archive.zstd import zstd
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable, EngineUnavailable
@@ -299,6 +299,41 @@ async def test_a_reader_of_a_log_that_takes_nothing_is_given_up(port, store, tra
         got += len(piece)
     assert got < 64 << 20
     writer.close()
+
+
+@pytest.mark.parametrize("stuck", ["http.response.start", "http.response.body"])
+async def test_a_client_that_does_not_take_the_last_bytes_is_given_up(stuck):
+    """What was sent before is in buffers: the next message, if only the end, waits for room."""
+
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        yield b"all of it"
+
+    async def send(message: dict[str, object]) -> None:
+        ends = not message.get("more_body") and message["type"] == "http.response.body"
+        if message["type"] == stuck and (ends or stuck == "http.response.start"):
+            await asyncio.Event().wait()
+
+    response = StreamedResponse(chunks(), AsyncExitStack(), "text/plain", write_timeout=0.05)
+    scope = {"type": "http", "http_version": "1.1", "extensions": {}}
+    with pytest.raises(ResponseAborted, match="no longer takes anything"):
+        await response(scope, asyncio.Event().wait, send)
+
+
+async def test_a_slow_client_has_the_time_for_each_piece_of_a_chunk():
+    """It takes something all the while, and the whole chunk in more than the time-out."""
+    got: list[bytes] = []
+
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        yield b"x" * (1 << 20)
+
+    async def send(message: dict[str, object]) -> None:
+        await asyncio.sleep(0.02)
+        got.append(message.get("body", b""))  # type: ignore[arg-type]
+
+    response = StreamedResponse(chunks(), AsyncExitStack(), "text/plain", write_timeout=0.2)
+    scope = {"type": "http", "http_version": "1.1", "extensions": {}}
+    await response(scope, asyncio.Event().wait, send)
+    assert len(b"".join(got)) == 1 << 20
 
 
 async def test_an_archive_for_a_client_that_has_gone_is_not_begun():

@@ -62,12 +62,22 @@ class StateFolder:
                 folder.mkdir(parents=True, exist_ok=True)
 
     def empty_trash(self) -> None:
-        """Deletes what a killed process has left in the trash."""
+        """Deletes what a killed process has left in the trash.
+
+        Raises the first problem of an item, once all others are deleted.
+        """
+        problems: list[OSError | BackendRejected] = []
         for item in self._trash.iterdir():
-            with suppress(FileNotFoundError):
+            try:
                 # Several may delete trash at once without harm, but a draft may be in use.
                 if _TRASHED.fullmatch(item.name) or time.time() - item.stat().st_mtime > _DRAFT_TTL:
                     _remove(item)
+            except FileNotFoundError:
+                continue
+            except (OSError, BackendRejected) as problem:
+                problems.append(problem)
+        if problems:
+            raise problems[0]
 
     def pod(self, name: str) -> Path:
         """Where a pod's folder is, or would be."""
@@ -230,9 +240,12 @@ def disk_errors() -> Iterator[None]:
 
 
 def _remove(folder: Path) -> None:
-    """Deletes a tree, including folders that programs have made read-only."""
+    """Deletes a tree, including folders that programs have made read-only; or what is no folder."""
     try:
-        archive.remove(folder)
+        if folder.is_symlink() or not folder.is_dir():
+            folder.unlink(missing_ok=True)
+        else:
+            archive.remove(folder)
     except PermissionError as error:
         raise BackendRejected(
             f"{error.filename} belongs to another user, so it stays in the trash",

@@ -35,10 +35,13 @@ def boot_id() -> str:
 
 
 def find_process(pid: int) -> Process | None:
-    """Gives a living process; None when there is none or it is a zombie."""
+    """Gives a living process; None when there is none, it is a zombie, or nobody may look at it.
+
+    Where `/proc` hides processes of others (`hidepid`), those are not ours.
+    """
     try:
         text = (_PROC / str(pid) / "stat").read_text(errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
     # The second field is the command's name in parentheses and may hold anything.
     fields = text[text.rindex(")") + 2 :].split()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import uuid
 from pathlib import Path
 
 import pytest
@@ -93,9 +94,14 @@ async def test_what_is_not_ours_stays_in_the_trash_and_is_told(
     assert "theirs belongs to another user, so it stays in the trash" in caplog.text
     [grave] = (tmp_path / "trash").iterdir()
     assert [left.name for left in grave.iterdir()] == ["theirs"]
+    for number in range(9):  # in whatever order they come
+        (tmp_path / "trash" / f"other-{number}.{uuid.uuid4().hex}").mkdir()
+    (tmp_path / "trash" / f"link.{uuid.uuid4().hex}").symlink_to("/")
+    (tmp_path / "trash" / f"file.{uuid.uuid4().hex}").touch()
     with pytest.raises(BackendRejected) as refused:
         StateFolder(tmp_path).empty_trash()
     assert refused.value.advice == f"remove it as that user or as root: {grave}"
+    assert list((tmp_path / "trash").iterdir()) == [grave]
 
 
 @pytest.mark.parametrize(
