@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from datetime import datetime, timedelta
+from typing import Self
 
 from pydantic import Field
 from temporalio import activity
 
 from knit_workflows import names
 from knit_workflows.contracts.messages import Message
+from knit_workflows.domain.hooks import Hooks
 from knit_workflows.domain.runs.milestones import Milestone
 from knit_workflows.domain.runs.run import RunStatus
 
@@ -33,10 +35,23 @@ class RunRef(Message):
 
 
 class HookCounts(Message):
-    """How many hooks are in force."""
+    """How many hooks are in force; `before_digest` is that of `Hooks`."""
 
     before: int = 0
     after: int = 0
+    before_digest: str = ""
+
+    @classmethod
+    def of(cls, hooks: Hooks) -> Self:
+        """Counts hooks."""
+        return cls(
+            before=len(hooks.before), after=len(hooks.after), before_digest=hooks.before_digest
+        )
+
+    @property
+    def asked(self) -> str | None:
+        """Stands for the Before hooks; None if an earlier version has counted them."""
+        return self.before_digest if self.before_digest or not self.before else None
 
     def __bool__(self) -> bool:
         return bool(self.before or self.after)
@@ -133,10 +148,12 @@ class Stopped(Message):
 class Step(RunRef):
     """One step of a Run to its next status.
 
-    Without `hooks_called` it changes nothing while hooks are in force.
+    Without `hooks_called` it changes nothing while hooks are in force; nor while other Before hooks
+    are than those that have agreed, whose digest `asked` is (None: it is not known).
     """
 
     hooks_called: bool = True
+    asked: str | None = None
 
 
 class RecordEvidence(Step):

@@ -6,6 +6,7 @@ called at least once. After hooks are told once the transition is made, each at 
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -54,6 +55,12 @@ class Hooks:
 
     def __bool__(self) -> bool:
         return bool(self.before or self.after)
+
+    @property
+    def before_digest(self) -> str:
+        """Stands for the Before hooks, to see whether others are in force by now; empty: none."""
+        text = "\n".join(self.before)
+        return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() if text else ""
 
 
 @dataclass(frozen=True, slots=True)

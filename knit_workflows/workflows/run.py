@@ -209,7 +209,8 @@ class RunWorkflow:
             if moved is not None:
                 return moved
         kind = RecordEvidence if details else Step
-        request = kind(**self._ref.model_dump(), hooks_called=hooked, **details)
+        asked = self._hooks.asked if hooked else None
+        request = kind(**self._ref.model_dump(), hooks_called=hooked, asked=asked, **details)
         progress: Progress = await workflow.execute_activity_method(
             step,
             request,

@@ -18,7 +18,7 @@ from knit_workflows import names
 from knit_workflows.activities.hooks.transitions import TOLD_AT_ONCE
 from knit_workflows.compute.base import Launch, RunPod
 from knit_workflows.domain.data import TagChange
-from knit_workflows.domain.errors import BackendRejected
+from knit_workflows.domain.errors import BackendRejected, BackendUnavailable
 from knit_workflows.domain.hooks import DeliveryQuery, DeliveryState, HookPhase, Hooks
 from knit_workflows.domain.ports import RunKey
 from knit_workflows.domain.runs.run import SUCCEEDED, Exit, RunDetail, RunQuery, RunStatus, WaitKind
@@ -27,7 +27,7 @@ from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.settings import EngineSettings, HookSettings
 from knit_workflows.testing import QUICK, KnitEnvironment, MemoryBackend, knit_environment
 from tests.receiver import AGREED, Answer, Call, Receiver, receiver, with_environment
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, until
 from tests.workflows.test_run import TRAIN, only_run, until_status
 
 SETTINGS = HookSettings(allow_loopback=True)
@@ -376,6 +376,36 @@ async def test_hooks_that_come_during_a_run_are_called_from_then_on(
         backend.finish(_pod(second))
         await closed(knit, second)
         assert hooks.transitions("/after") == WHOLE[:3]
+
+
+@pytest.mark.parametrize("earlier", [(), ("/first",)])
+async def test_a_hook_that_comes_while_a_step_is_tried_again_is_asked_for_it(
+    postgres: EmbeddedPostgres, hooks: Receiver, earlier: tuple[str, ...]
+) -> None:
+    """Nothing slips through in between, though others have agreed to the step, or only listen."""
+
+    class Away(MemoryBackend):
+        is_away = True
+        tries = 0
+
+        async def launch(self, pod: RunPod) -> Launch:
+            self.tries += 1
+            if self.is_away:
+                raise BackendUnavailable("it is away")
+            return await super().launch(pod)
+
+    backend = Away()
+    before = tuple(map(hooks.url, earlier))
+    async with hooked(postgres, hooks, backend=backend, before=earlier) as knit:
+        run = await one_run(knit)
+        await until(lambda: backend.tries)
+        both = Hooks((*before, hooks.url("/before")), (hooks.url("/after"),))
+        await knit.store.hooks.configure(both)
+        assert not hooks.transitions("/before")
+        backend.is_away = False
+        await closed(knit, run)
+        assert hooks.transitions("/before") == WHOLE[1:]
+        assert (await knit.final(run.summary.run_id)).summary.status is RunStatus.DONE
 
 
 async def test_a_run_that_the_back_end_refuses_has_its_end_asked_for(

@@ -56,7 +56,7 @@ class StoreHookActivities(HookActivities):
             async with heartbeating():
                 run = await self._run(transition)
                 hooks = await self._hooks.hooks()
-                answer = BeforeAnswer(status=run.summary.status, hooks=_counts(hooks))
+                answer = BeforeAnswer(status=run.summary.status, hooks=HookCounts.of(hooks))
                 if answer.status is not transition.source:
                     return answer
                 pause = _pause(request.attempt)
@@ -181,10 +181,6 @@ def _as_of(run: RunDetail, event: RunEvent) -> RunDetail:
 
 def _transition(request: CallHooks) -> Transition:
     return Transition(RunId(request.run_id), request.generation, request.source, request.target)
-
-
-def _counts(hooks: Hooks) -> HookCounts:
-    return HookCounts(before=len(hooks.before), after=len(hooks.after))
 
 
 def _pause(attempt: int) -> timedelta:

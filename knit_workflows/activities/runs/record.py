@@ -22,7 +22,9 @@ class RunRecord:
         self._hooks = hooks
         self._steps = steps
 
-    async def move(self, key: RunKey, evidence: Evidence, hooks_called: bool) -> Progress:
+    async def move(
+        self, key: RunKey, evidence: Evidence, hooks_called: bool, asked: str | None = None
+    ) -> Progress:
         """Moves a Run as its evidence says; gives how far it is then."""
         exit = exit_of(evidence)
         status = await self._store.advance(
@@ -34,15 +36,18 @@ class RunRecord:
             notes=evidence.notes,
             timeline=evidence.timeline,
             hooks_called=hooks_called,
+            asked=asked,
         )
         log_status(key, status, exit)
         if status.is_final:  # by an attempt that has died before it could say so
             return Progress(status=status, pod_ended=evidence.pod_ended)
         return _progress(evidence, status)
 
-    async def finalize(self, key: RunKey, *, hooks_called: bool) -> Progress:
+    async def finalize(self, key: RunKey, *, hooks_called: bool, asked: str | None) -> Progress:
         """Ends the Run: lineage first, so that an unreachable back-end delays only the clean-up."""
-        status = await self._store.finalize(key, cause="run pod ended", hooks_called=hooks_called)
+        status = await self._store.finalize(
+            key, cause="run pod ended", hooks_called=hooks_called, asked=asked
+        )
         log_status(key, status)
         await self._steps.release_pod(key)
         spent = await self._store.timing(key)
@@ -86,8 +91,7 @@ class RunRecord:
 
     async def hook_counts(self) -> HookCounts:
         """Gives how many hooks are in force."""
-        hooks = await self._hooks.hooks()
-        return HookCounts(before=len(hooks.before), after=len(hooks.after))
+        return HookCounts.of(await self._hooks.hooks())
 
 
 def _progress(evidence: Evidence, status: RunStatus) -> Progress:

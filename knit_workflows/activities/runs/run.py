@@ -154,7 +154,9 @@ class ComputeRunActivities(RunActivities):
         with translated():
             async with heartbeating():
                 try:
-                    ended = await self._record.finalize(key, hooks_called=request.hooks_called)
+                    ended = await self._record.finalize(
+                        key, hooks_called=request.hooks_called, asked=request.asked
+                    )
                 except HooksNotCalled:
                     return await self._record.with_hooks(key)
                 hooks = await self._record.hook_counts() if request.hooks_called else None
@@ -200,7 +202,9 @@ class ComputeRunActivities(RunActivities):
         with translated():
             async with heartbeating():
                 try:
-                    progress = await self._record.move(key, evidence, request.hooks_called)
+                    progress = await self._record.move(
+                        key, evidence, request.hooks_called, request.asked
+                    )
                 except HooksNotCalled:
                     progress = await self._record.with_hooks(key)
                     return progress.model_copy(update={"evidence": evidence})
@@ -271,7 +275,7 @@ class ComputeRunActivities(RunActivities):
                 status = spec.status
                 try:
                     if status is source:
-                        status = await self._step(spec, hooks_called=request.hooks_called)
+                        status = await self._step(spec, request.hooks_called, request.asked)
                 except HooksNotCalled:
                     return await self._record.with_hooks(key)
                 except BackendRejected as error:
@@ -280,9 +284,18 @@ class ComputeRunActivities(RunActivities):
                 log_status(key, status)
                 return Progress(status=status, hooks=await self._record.hook_counts())
 
-    async def _step(self, spec: RunSpec, *, hooks_called: bool) -> RunStatus:
-        """Goes from waiting to ready, or from ready to starting; gives the status reached."""
-        if spec.hooked and not hooks_called:
+    async def _others_in_force(self, asked: str | None) -> bool:
+        """Says whether other Before hooks are in force than those that were asked."""
+        if asked is None:
+            return False
+        return (await self._record.hook_counts()).before_digest not in ("", asked)
+
+    async def _step(self, spec: RunSpec, hooks_called: bool, asked: str | None = None) -> RunStatus:
+        """Goes from waiting to ready, or from ready to starting; gives the status reached.
+
+        Each attempt looks at the hooks: it may be hours since they have agreed.
+        """
+        if spec.hooked and (not hooks_called or await self._others_in_force(asked)):
             raise HooksNotCalled
         reporter = PendingReporter(self._store, spec.key, nothing_recorded=False)
         notes: tuple[str, ...] = ()
@@ -300,6 +313,7 @@ class ComputeRunActivities(RunActivities):
                 used=UsedResources(spec.resources, spec.service_account),
                 options=options,
                 hooks_called=hooks_called,
+                asked=asked,
             )
         return await self._store.advance(
             spec.key,
@@ -307,6 +321,7 @@ class ComputeRunActivities(RunActivities):
             cause="volumes created",
             options=options,
             hooks_called=hooks_called,
+            asked=asked,
         )
 
     async def _seen_through(

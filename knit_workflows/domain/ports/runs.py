@@ -214,6 +214,7 @@ class RunExecutionStore(Protocol):
         timeline: Timeline | None = None,
         actor: str = KNIT,
         hooks_called: bool = True,
+        asked: str | None = None,
     ) -> RunStatus:
         """Moves a Run to `target` if that is legal from its status; gives its status afterwards.
 
@@ -225,7 +226,8 @@ class RunExecutionStore(Protocol):
         `finalize`.
 
         Raises:
-            HooksNotCalled: the move is legal, but hooks are in force and not `hooks_called`.
+            HooksNotCalled: the move is legal, but hooks are in force and not `hooks_called`; or
+                other Before hooks than those that were `asked` (a digest; None: not known).
         """
 
     async def hold_up(self, key: RunKey, reason: PendingReason | None, *, at: RunStatus) -> bool:
@@ -236,7 +238,9 @@ class RunExecutionStore(Protocol):
         history: another kind or code than before, up to a bound per generation.
         """
 
-    async def finalize(self, key: RunKey, *, cause: str, hooks_called: bool = True) -> RunStatus:
+    async def finalize(
+        self, key: RunKey, *, cause: str, hooks_called: bool = True, asked: str | None = None
+    ) -> RunStatus:
         """Makes a completing Run done and an aborting one failed; gives the final status.
 
         One transaction: status, timestamp of every output and log Data, run_event, and for a done
@@ -244,7 +248,7 @@ class RunExecutionStore(Protocol):
 
         Raises:
             IllegalMove: the Run is neither.
-            HooksNotCalled: hooks are in force, and not `hooks_called`.
+            HooksNotCalled: as for `advance`.
         """
 
     async def conclude(

@@ -48,7 +48,13 @@ from knit_workflows.store.runs import retry_delete
 from knit_workflows.store.runs.history import events_in, read_events, reading_events
 
 _IN_FORCE: Final = "EXISTS (SELECT FROM hooks WHERE before_urls <> '{}' OR after_urls <> '{}')"
-_SQL: Final = named_sql.beside(__file__, in_force=_IN_FORCE)
+_NOT_ASKED: Final = """EXISTS (
+               SELECT FROM hooks
+                WHERE (before_urls <> '{}' OR after_urls <> '{}') AND NOT %(hooks_called)s::boolean
+                   OR before_urls <> '{}'
+                      AND md5(array_to_string(before_urls, E'\\n')) <> %(asked)s::text)"""
+"""Hooks are in force that were not called: none was, or they are not those that were `asked`."""
+_SQL: Final = named_sql.beside(__file__, in_force=_IN_FORCE, not_asked=_NOT_ASKED)
 
 _POD_ENDED: Final = "run pod ended"
 _PREPARED_FOR: Final = 2.0
@@ -111,6 +117,7 @@ class PostgresRunExecutionStore:
         timeline: Timeline | None = None,
         actor: str = KNIT,
         hooks_called: bool = True,
+        asked: str | None = None,
     ) -> RunStatus:
         """See the port."""
         if target.is_final:
@@ -127,6 +134,7 @@ class PostgresRunExecutionStore:
             timeline=timeline,
             actor=actor,
             hooks_called=hooks_called,
+            asked=asked,
         )
         row = await self._db.row(*statement)
         _guard(key, row)
@@ -153,9 +161,12 @@ class PostgresRunExecutionStore:
         _guard(key, row)
         return bool(row.is_news)
 
-    async def finalize(self, key: RunKey, *, cause: str, hooks_called: bool = True) -> RunStatus:
+    async def finalize(
+        self, key: RunKey, *, cause: str, hooks_called: bool = True, asked: str | None = None
+    ) -> RunStatus:
         """See the port."""
-        row = await self._db.row(*_finalizing(key, cause=cause, hooks_called=hooks_called))
+        statement = _finalizing(key, cause=cause, hooks_called=hooks_called, asked=asked)
+        row = await self._db.row(*statement)
         _guard(key, row)
         return _final(key, row)
 
@@ -256,6 +267,7 @@ def _advancing(
     notes: Sequence[str],
     timeline: Timeline | None,
     hooks_called: bool,
+    asked: str | None = None,
     used: UsedResources | None = None,
     options: PlanOptions = NO_OPTIONS,
     actor: str = KNIT,
@@ -277,6 +289,7 @@ def _advancing(
         "timeline": Jsonb(_texts(timeline)) if timeline else None,
         "actor": actor,
         "hooks_called": hooks_called,
+        "asked": asked,
         "run_channel": names.RUN_CHANNEL,
     }
 
@@ -294,12 +307,15 @@ def _starting(key: RunKey, running: Started) -> Statement:
     )
 
 
-def _finalizing(key: RunKey, *, cause: str, hooks_called: bool) -> Statement:
+def _finalizing(
+    key: RunKey, *, cause: str, hooks_called: bool, asked: str | None = None
+) -> Statement:
     return _SQL["finalize"], {
         "run_id": _checked(key),
         "generation": key.generation,
         "cause": cause,
         "hooks_called": hooks_called,
+        "asked": asked,
         "run_channel": names.RUN_CHANNEL,
         "outbox_channel": names.OUTBOX_CHANNEL,
     }

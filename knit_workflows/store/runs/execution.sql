@@ -66,7 +66,7 @@ jsonb_build_object(
 -- `hooked`: hooks are in force that have not been called, so the Run stays as it is.
 WITH cur AS MATERIALIZED (
     SELECT run_id, generation, status, admitted_at,
-           NOT %(hooks_called)s::boolean AND /*in_force*/ AS hooked
+           /*not_asked*/ AS hooked
       FROM run
      WHERE run_id = %(run_id)s
        FOR NO KEY UPDATE
@@ -171,7 +171,7 @@ SELECT cur.generation, cur.status, EXISTS (SELECT FROM news) AS is_news,
 -- The end of a Run: its status, the time of its Data, the history, and one event per Data if done.
 -- The Projector is woken after a failure too: another Run may start.
 WITH cur AS MATERIALIZED (
-    SELECT run_id, generation, status, NOT %(hooks_called)s::boolean AND /*in_force*/ AS hooked,
+    SELECT run_id, generation, status, /*not_asked*/ AS hooked,
            CASE status WHEN 'completing' THEN 'done' WHEN 'aborting' THEN 'failed' END AS target
       FROM run
      WHERE run_id = %(run_id)s
