@@ -204,7 +204,7 @@ class Model:
     def stop(self, run_id: int, fail: bool) -> None:
         run = found(self.runs, run_id)
         target = "aborting" if fail else "completing"
-        if target in MOVES[run.status] and (fail or run.source != IMPORTED):
+        if target in MOVES[run.status] and (fail or run.source not in PLACES):
             run.move(target)
             run.exit, run.stop_ordered = (253 if fail else 0), run.admitted
         elif run.status != target:
