@@ -36,9 +36,9 @@ def detached(monkeypatch) -> list[str]:
     def watched(name: str) -> None:
         original: Any = getattr(sockets.DetachableProtocol, name)
 
-        def watching(self: sockets.DetachableProtocol) -> Any:
+        def watching(self: sockets.DetachableProtocol, *arguments: float) -> Any:
             seen.append(name)
-            return original(self)
+            return original(self, *arguments)
 
         monkeypatch.setattr(sockets.DetachableProtocol, name, watching)
 
