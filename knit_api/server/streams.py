@@ -203,7 +203,7 @@ class Threads:
         """Gives pools whose threads start when needed.
 
         A transfer without a thread is open, and nobody reads or writes: to its client the API looks
-        as if it did not answer. So there are more than transfers.
+        as if it did not answer. So there may be far more than transfers are likely to be.
         """
         return cls(
             ThreadPoolExecutor(1024, "upload"),

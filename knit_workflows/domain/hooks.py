@@ -60,7 +60,7 @@ class Hooks:
     def before_digest(self) -> str:
         """Stands for the Before hooks, to see whether others are in force by now; empty: none."""
         text = "\n".join(self.before)
-        return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() if text else ""
+        return hashlib.sha256(text.encode()).hexdigest() if text else ""
 
 
 @dataclass(frozen=True, slots=True)

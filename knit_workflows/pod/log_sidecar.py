@@ -118,14 +118,14 @@ class LogRecorder:
         """Gives what is to be said of the log, as far as it was recorded: a line or none."""
         if gaps := self._splice.gaps:
             parts = "a part of it was" if gaps == 1 else f"{gaps} parts of it were"
-            lost = f"log: it is incomplete: {parts} rotated away on the node before they could be"
+            lost = f"it is incomplete: {parts} rotated away"
         elif self._splice.doubts:
-            lost = "log: it may be incomplete: its start or its end may have been rotated away on"
-            lost += " the node before it could be"
+            lost = "it may be incomplete: its start or its end may have been rotated away"
         else:
             return []
         return [
-            f"{lost} read; a Plan with `entrypoint` has its log written without the node's help"
+            f"log: {lost} on the node before it could be read; a Plan with `entrypoint` has its "
+            "log written without the node's help"
         ]
 
     def record(self, destination: int) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -93,65 +94,66 @@ async def test_what_temporal_has_lost_is_found_and_mended(postgres: EmbeddedPost
         assert backend.launches == [names.run_pod(run.run_id, 1)]
 
 
-async def test_what_ends_while_it_is_looked_at_is_not_lost(
-    postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It was under way when it was found, and its workflow is over when it is asked for."""
+@asynccontextmanager
+async def with_a_running_run(
+    postgres: EmbeddedPostgres,
+) -> AsyncIterator[tuple[KnitEnvironment, RunId, Callable[[], Awaitable[None]]]]:
+    """Gives knit, a Run, and what ends it: then its workflow is over, too."""
     backend = MemoryBackend()
     backend.hold()
     async with knit_environment(postgres=postgres, backend=backend, engine=LEFT_ALONE) as knit:
         plan = await knit.apply(TRAIN)
         await knit.push({"type": "dataset"})
-        run = (await only_run(knit, plan.summary.plan_id)).summary
-        await until_status(knit, run.run_id, RunStatus.RUNNING)
-        upload = await knit.knit.open_upload()
-        workflow = knit.temporal.get_workflow_handle(names.run_workflow(run.run_id, 1))
-        store = knit.store.housekeeping
+        run_id = (await only_run(knit, plan.summary.plan_id)).summary.run_id
+        await until_status(knit, run_id, RunStatus.RUNNING)
 
-        def ending(look: Callable[..., Awaitable[Any]], end: Callable[[], Awaitable[Any]]) -> Any:
-            async def looked(**arguments: Any) -> Any:
-                if found := await look(**arguments):
-                    await end()
-                return found
+        async def end() -> None:
+            backend.finish(names.run_pod(run_id, 1))
+            await knit.temporal.get_workflow_handle(names.run_workflow(run_id, 1)).result()
 
-            return looked
+        yield knit, run_id, end
 
-        async def end_run() -> None:
-            backend.finish(names.run_pod(run.run_id, 1))
-            await workflow.result()
+
+def followed_by(
+    look: Callable[..., Awaitable[Any]], happens: Callable[[], Awaitable[Any]]
+) -> Callable[..., Awaitable[Any]]:
+    """Looks, and has something happen as soon as something is found."""
+
+    async def looked(**arguments: Any) -> Any:
+        if found := await look(**arguments):
+            await happens()
+        return found
+
+    return looked
+
+
+async def test_what_ends_while_it_is_looked_at_is_not_lost(
+    postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was under way when it was found, and its workflow is over when it is asked for."""
+    async with with_a_running_run(postgres) as (knit, _, end_run):
+        upload, store = await knit.knit.open_upload(), knit.store.housekeeping
 
         async def end_upload() -> None:
             await knit.knit.finish(upload, ok=True)
 
-        monkeypatch.setattr(store, "stale_transfers", ending(store.stale_transfers, end_upload))
-        monkeypatch.setattr(store, "under_way", ending(store.under_way, end_run))
+        stale = followed_by(store.stale_transfers, end_upload)
+        monkeypatch.setattr(store, "stale_transfers", stale)
+        monkeypatch.setattr(store, "under_way", followed_by(store.under_way, end_run))
         assert await found(knit) == []
 
 
 async def test_a_run_that_has_just_ended_is_not_started_again(
     postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backend = MemoryBackend()
-    backend.hold()
-    async with knit_environment(postgres=postgres, backend=backend, engine=LEFT_ALONE) as knit:
-        plan = await knit.apply(TRAIN)
-        await knit.push({"type": "dataset"})
-        run = (await only_run(knit, plan.summary.plan_id)).summary
-        await until_status(knit, run.run_id, RunStatus.RUNNING)
-        workflow = knit.temporal.get_workflow_handle(names.run_workflow(run.run_id, 1))
+    async with with_a_running_run(postgres) as (knit, run_id, end_run):
+        workflow = knit.temporal.get_workflow_handle(names.run_workflow(run_id, 1))
         execution = (await workflow.describe()).run_id
-        look = knit.store.housekeeping.under_way
-
-        async def looked(**arguments: Any) -> Any:
-            if page := await look(**arguments):
-                backend.finish(names.run_pod(run.run_id, 1))
-                await workflow.result()
-            return page
-
-        monkeypatch.setattr(knit.store.housekeeping, "under_way", looked)
+        store = knit.store.housekeeping
+        monkeypatch.setattr(store, "under_way", followed_by(store.under_way, end_run))
         await (await knit.deps.keeper(knit.temporal).reconcile(grace=NOW)).result()
         assert (await workflow.describe()).run_id == execution
-        assert (await knit.store.runs.get(run.run_id)).summary.status is RunStatus.DONE
+        assert (await knit.store.runs.get(run_id)).summary.status is RunStatus.DONE
 
 
 async def test_a_workflow_whose_run_is_unknown_is_terminated(postgres: EmbeddedPostgres) -> None:

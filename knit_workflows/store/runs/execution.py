@@ -52,7 +52,8 @@ _NOT_ASKED: Final = """EXISTS (
                SELECT FROM hooks
                 WHERE (before_urls <> '{}' OR after_urls <> '{}') AND NOT %(hooks_called)s::boolean
                    OR before_urls <> '{}'
-                      AND md5(array_to_string(before_urls, E'\\n')) <> %(asked)s::text)"""
+                      AND encode(sha256(convert_to(array_to_string(before_urls, E'\\n'), 'UTF8')),
+                                 'hex') <> %(asked)s::text)"""
 """Hooks are in force that were not called: none was, or they are not those that were `asked`."""
 _SQL: Final = named_sql.beside(__file__, in_force=_IN_FORCE, not_asked=_NOT_ASKED)
 
