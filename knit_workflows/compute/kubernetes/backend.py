@@ -399,8 +399,28 @@ class KubernetesBackend:
         pods, _ = await self._server.list("Pod", {"labelSelector": _selector(pod_name)})
         return any(pod.get("status", {}).get("phase", "Pending") != "Pending" for pod in pods)
 
-    async def _observe_now(self, pod_name: str) -> _Snapshot:
+    async def _pods_now(self, pod_name: str) -> list[JsonObject]:
+        """Asks for the pods of a Job: for the one that the watch shows, or else for a list.
+
+        A list costs the API server as much as the namespace has pods, whatever it selects: of
+        thousands of Runs that each ask for one, nothing else gets its turn. It is needed where
+        there may be another pod: where none is known, and where the one that is known ends.
+        """
+        shown = [] if self._watch_is_stale else self._pods.get(pod_name)
+        if len(shown) == 1:
+            metadata = shown[0]["metadata"]
+            pod = await self._server.get("Pod", metadata["name"])
+            if (
+                pod is not None
+                and pod["metadata"]["uid"] == metadata["uid"]
+                and not (endings.has_final_phase(pod) or being_deleted(pod))
+            ):
+                return [pod]
         pods, _ = await self._server.list("Pod", {"labelSelector": _selector(pod_name)})
+        return pods
+
+    async def _observe_now(self, pod_name: str) -> _Snapshot:
+        pods = await self._pods_now(pod_name)
         if not pods:
             job = await self._server.get("Job", pod_name)
             warnings = await self._warnings_about((about("Job", pod_name),), job)

@@ -25,6 +25,7 @@ from knit_workflows.domain.plans.options import PodOptions
 from knit_workflows.domain.runs.milestones import Milestone
 from knit_workflows.domain.volumes import Mount, Volume, VolumeOptions
 from knit_workflows.metrics.instruments import KUBERNETES_REQUESTS
+from tests.unit.compute.kubernetes.conftest import merged
 from tests.waiting import PATIENCE, until
 
 POD = RunPod(
@@ -542,6 +543,27 @@ class TestRequests:
         await until(lambda: backend._pods.get(POD.name))
         assert [one.phase for one in await seen()] == [Phase.RUNNING]
         assert api.requests == []
+
+    @pytest.mark.parametrize(
+        ("change", "asked"),
+        [
+            ({}, []),
+            ({"status": {"phase": "Succeeded", "containerStatuses": []}}, ["GET pods"]),
+            ({"metadata": {"deletionTimestamp": "2026-01-02T03:04:09Z"}}, ["GET pods"]),
+            ({"metadata": {"uid": "another"}}, ["GET pods"]),
+        ],
+        ids=["goes on", "ended", "goes", "another by that name"],
+    )
+    async def test_a_pod_that_is_known_is_asked_for_by_its_name(
+        self, api, backend, seen, change, asked
+    ):
+        """A list goes through all pods; it is for where there may be another one."""
+        with_pod(api, "Running", RUNNING)
+        await until(lambda: backend._pods.get(POD.name))
+        pod = f"{POD.name}-x"
+        api.objects["pods", pod] = merged(api.objects["pods", pod], change)  # no watch tells it
+        await backend.observe(POD.name)
+        assert api.requests[:2] == [f"GET pods/{pod}", *asked]
 
     async def test_why_a_job_has_no_pod_is_heard_of(self, api, seen):
         """Without a request: events are watched too."""
