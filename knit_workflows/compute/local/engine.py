@@ -23,6 +23,8 @@ _AUTO: Final = "auto"
 _NO_ENGINE: Final = "none"
 _COMMAND_TIMEOUT: Final = 20.0
 """Seconds after which an engine counts as unresponsive."""
+_MAX_LINE: Final = 60_000
+"""Bytes of a line of an `--env-file`; that of Go's scanner, which all engines use, is 65,536."""
 _MIN_MEMORY: Final = 6 * 1024 * 1024
 """Bytes; engines refuse less."""
 
@@ -126,7 +128,7 @@ def _dialect(command: str, info: str) -> str:
 def create_arguments(
     pod: RunPod, state: StateFolder, settings: LocalSettings, dialect: str
 ) -> list[str]:
-    """Gives the arguments of `ENGINE create`."""
+    """Gives the arguments of `ENGINE create`, which reads `environment_file` from its stdin."""
     return [
         *("--name", pod.name, "--pull", "never", "--hostname", pod.name[:63]),
         *("--label", f"knit.run={pod.run_id}", "--label", f"knit.plan={pod.plan_id}"),
@@ -136,12 +138,32 @@ def create_arguments(
         *_limits(pod, dialect),
         *_shm(pod),
         *_volumes(pod, state),
-        *(part for key, value in pod.env.items() for part in ("--env", f"{key}={value}")),
+        *_environment(pod),
         *(["--entrypoint", pod.entrypoint[0]] if pod.entrypoint else []),
         *("--", pod.image),
         *pod.entrypoint[1:],
         *pod.args,
     ]
+
+
+def environment_file(pod: RunPod) -> bytes:
+    """Gives the lines of the `--env-file` that a container is created with; empty without any."""
+    lines = (f"{key}={value}\n" for key, value in pod.env.items() if _fits_a_line(key, value))
+    return "".join(lines).encode()
+
+
+def _environment(pod: RunPod) -> Iterator[str]:
+    """Gives the options for variables: their file, and those that it cannot hold."""
+    if environment_file(pod):
+        yield from ("--env-file", "/dev/stdin")
+    for key, value in pod.env.items():
+        if not _fits_a_line(key, value):
+            yield from ("--env", f"{key}={value}")
+
+
+def _fits_a_line(key: str, value: str) -> bool:
+    # Engines end a line at a line feed, drop a carriage return before it, and refuse longer ones.
+    return not {"\n", "\r"} & {*value} and len(f"{key}={value}".encode()) < _MAX_LINE
 
 
 def _dialect_options(dialect: str) -> list[str]:

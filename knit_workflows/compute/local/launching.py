@@ -20,7 +20,7 @@ from knit_workflows.compute.adopted_folders import refuse_change
 from knit_workflows.compute.base import RunPod
 from knit_workflows.compute.checks import check_resources
 from knit_workflows.compute.local import pod_folder, supervisor
-from knit_workflows.compute.local.engine import Engine, create_arguments
+from knit_workflows.compute.local.engine import Engine, create_arguments, environment_file
 from knit_workflows.compute.local.folders import StateFolder, disk_errors
 from knit_workflows.compute.local.host import sandbox_command
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable
@@ -38,7 +38,8 @@ class SupervisorCommand:
 
     script: str
     arguments: tuple[str, ...]
-    options: tuple[str, ...]
+    private: bytes
+    """What the script finds in descriptor 3: the pod's environment is in it."""
     environment: Mapping[str, str]
     engine: str | None
     """The command of the container engine; None for a sandbox."""
@@ -68,13 +69,13 @@ def supervisor_command(
     common = _common_arguments(pod, state)
     if engine is None:
         sandbox = sandbox_command(pod, state, settings)
-        return SupervisorCommand(
-            supervisor.SANDBOX, (*common, *sandbox.command), sandbox.options, {}, None
-        )
+        options = b"".join(os.fsencode(word) + b"\0" for word in sandbox.options)
+        return SupervisorCommand(supervisor.SANDBOX, (*common, *sandbox.command), options, {}, None)
     created = create_arguments(pod, state, settings, engine.dialect)
     arguments = (*common, engine.command, pod.image, pod.name, *created)
+    variables = environment_file(pod)
     return SupervisorCommand(
-        supervisor.CONTAINER, arguments, (), settings.environment, engine.command
+        supervisor.CONTAINER, arguments, variables, settings.environment, engine.command
     )
 
 
@@ -156,7 +157,7 @@ def _start_locked(
             command.script,
             command.arguments,
             state=locked_state,
-            options=command.options,
+            private=command.private,
             with_log=pod.log is not None,
             environment=command.environment,
         )

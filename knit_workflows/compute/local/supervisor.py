@@ -2,8 +2,8 @@
 
 A *supervisor* holds the pod's lock, runs the pod and reports to its `state`; a *reaper* kills a pod
 after its grace period. Both are POSIX `sh` (no start-up time, one megabyte), each in a session of
-its own. Their descriptors: 3 the sandbox's options, 5 and 6 the ends of the pipe for the log, 9 the
-locked state; their own stderr goes to the state as well.
+its own. Their descriptors: 3 what has the pod's environment, 5 and 6 the ends of the pipe for the
+log, 9 the locked state; their own stderr goes to the state as well.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ case $image in
 esac
 printf 'image %s\n' "$found" >&9
 reported= pause=2 refusals=0
-until message=$("$engine" create "$@" 2>&1 >/dev/null </dev/null); do
+until message=$("$engine" create "$@" 2>&1 >/dev/null </dev/fd/3); do
   message=$(printf %s "$message" | tail -n 1)
   if answers; then
     refusals=$((refusals + 1))
@@ -146,6 +146,7 @@ until message=$("$engine" create "$@" 2>&1 >/dev/null </dev/null); do
   fi
   "$engine" container inspect "$name" >/dev/null 2>&1 </dev/null && break
 done
+exec 3<&-
 start_copier
 echo running >&9
 "$engine" start --attach --sig-proxy=false "$name" >&6 2>&1 6>&- </dev/null
@@ -162,7 +163,8 @@ finish "$code"
 
 While the engine does not respond, it waits. Only an engine that responds can refuse a container,
 and must do so twice, since it may have come back in between. One that went away while it created
-the container may have created it.
+the container may have created it. The engine reads the variables of the pod from its stdin, each
+time from their beginning.
 """
 
 KILL_LATER: Final = r"""
@@ -255,23 +257,21 @@ def spawn_supervisor(
     arguments: Sequence[str],
     *,
     state: int,
-    options: Sequence[str],
+    private: bytes,
     with_log: bool,
     environment: Mapping[str, str],
 ) -> int:
     """Starts a supervisor, which inherits the lock that `state` holds.
 
-    `arguments` are those of the script after FOLDER, `options` those of a sandbox.
+    `arguments` are those of the script after FOLDER. `private` has the pod's environment, which
+    must appear neither on a command line, where everybody can read it, nor on the disk.
     """
     with ExitStack() as stack:
         descriptors = {2: state, 9: state}
-        if options:
-            # They contain the pod's environment, which must appear neither on a command line, where
-            # everybody can read it, nor on the disk.
-            descriptors[3] = os.memfd_create("knit-options")
-            stack.callback(os.close, descriptors[3])
-            os.write(descriptors[3], b"".join(os.fsencode(word) + b"\0" for word in options))
-            os.lseek(descriptors[3], 0, os.SEEK_SET)
+        descriptors[3] = os.memfd_create("knit-private")
+        stack.callback(os.close, descriptors[3])
+        os.write(descriptors[3], private)
+        os.lseek(descriptors[3], 0, os.SEEK_SET)
         if with_log:
             reading, writing = os.pipe2(os.O_CLOEXEC)
             stack.callback(os.close, reading)

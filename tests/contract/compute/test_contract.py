@@ -222,10 +222,13 @@ async def test_a_container_sees_its_environment_only(
 ) -> None:
     """What hooks gave it is there, what knit's own process has is not."""
     monkeypatch.setenv("KNIT_SECRET", "do not tell")
-    pod = await pods.make("env", env={"FROM_HOOK": "a b=c", "OTHER": "line\nbreak"})
+    given = {"FROM_HOOK": "a b=c", "OTHER": "line\nbreak", "QUOTED": " #'\"$x`\\ ", "NONE": ""}
+    pod = await pods.make("env", env=given)
     assert (await pods.ran(pod)).phase is Phase.SUCCEEDED
     seen = await pods.file(pod.log, "log")
     assert "FROM_HOOK=a b=c\n" in seen
+    assert "QUOTED= #'\"$x`\\ \n" in seen
+    assert "NONE=\n" in seen
     assert "OTHER=line\nbreak\n" in seen
     assert "do not tell" not in seen
 

@@ -9,7 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from knit_workflows.compute.local.engine import Engine, EngineFinder, create_arguments
+from knit_workflows.compute.local.engine import (
+    Engine,
+    EngineFinder,
+    create_arguments,
+    environment_file,
+)
 from knit_workflows.compute.local.folders import StateFolder
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable
 from knit_workflows.domain.plans.options import PodOptions
@@ -86,8 +91,32 @@ def test_a_container_is_limited_and_isolated(
         *("--cpus", "0.5", "--memory", "67108864", "--memory-swap", "67108864"),
         *("--mount", f"type=bind,source={volumes}/pod-in,target=/in,readonly"),
         *("--mount", f"type=bind,source={volumes}/pod-out,target=/out"),
-        *("--env", "A=b c", "--entrypoint", "sh", "--", "busybox:1", "-c", "true"),
+        *("--env-file", "/dev/stdin", "--entrypoint", "sh", "--", "busybox:1", "-c", "true"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "in_file"),
+    [
+        ("b c", True),
+        ("", True),
+        (' #"quoted" $x ', True),
+        ("é" * 20_000, True),
+        ("two\nlines", False),
+        ("ends with\r", False),
+        ("é" * 30_000, False),
+    ],
+    ids=["usual", "empty", "special", "long", "lines", "return", "longer"],
+)
+def test_variables_are_on_no_command_line_if_a_file_can_hold_them(
+    make_pod: MakePod, state: StateFolder, settings: LocalSettings, value: str, in_file: bool
+) -> None:
+    """Everybody on the machine can read a command line while the container runs."""
+    pod = make_pod("true", image="busybox:1", env={"A": value})
+    words = create_arguments(pod, state, settings, "docker")
+    assert ("--env-file" in words) == in_file
+    assert (f"A={value}" in words) != in_file
+    assert environment_file(pod) == (f"A={value}\n".encode() if in_file else b"")
 
 
 def test_an_image_keeps_its_own_command(
