@@ -49,9 +49,13 @@ SLOW = Tier(
 KUBERNETES = Tier("kubernetes", ("-m", "cluster", "--ignore=tests/charts", "--durations=10"))
 WITHOUT_PODS = ("tests/charts/test_knit_admin_cut.py", "tests/charts/test_rights_on_node.py")
 OBJECTS = Tier("objects of charts", (*WITHOUT_PODS, "-m", "cluster", "--durations=10"))
+# It drains the node, so it goes alone.
+KILLED = Tier("every part killed", ("tests/charts/test_killed_on_node.py", "--durations=10"))
+ADMIN = Tier("knit admin", ("tests/charts/test_knit_admin_on_node.py", "--durations=10"))
+ELSEWHERE = (*WITHOUT_PODS, *KILLED.arguments[:1], *ADMIN.arguments[:1])
 CHARTS = Tier(
     "charts",
-    ("tests/charts", *(f"--ignore={one}" for one in WITHOUT_PODS), "-m", "cluster",
+    ("tests/charts", *(f"--ignore={one}" for one in ELSEWHERE), "-m", "cluster",
      "--durations=10"),
 )  # fmt: skip
 
@@ -94,8 +98,7 @@ async def main() -> int:
 async def _run_on_node(count: Count, environment: dict[str, str]) -> None:
     """Starts the real node, and runs what needs it.
 
-    Tiers with pods go one after the other: they would wait for each other's share of the node's
-    cores.
+    At most two go on at a time: their pods would wait for each other's share of the node's cores.
     """
     up = [sys.executable, str(CLUSTER / "up.py")]
     node = await asyncio.create_subprocess_exec(*up, stdout=subprocess.DEVNULL)
@@ -108,7 +111,8 @@ async def _run_on_node(count: Count, environment: dict[str, str]) -> None:
     if await node.wait() != 0:
         await prepared.wait()
         await serving.wait()
-        names = ", ".join(one.name for one in (KUBERNETES, OBJECTS, CHARTS))
+        tiers = (KUBERNETES, OBJECTS, CHARTS, ADMIN, KILLED)
+        names = ", ".join(one.name for one in tiers)
         print(f"SKIPPED TIERS {names}: the real node could not be started (see above)")
         # Where it is known to be possible, not having it is a failure.
         count.failed += os.geteuid() == 0 and shutil.which("apt-get") is not None
@@ -117,7 +121,10 @@ async def _run_on_node(count: Count, environment: dict[str, str]) -> None:
         together.create_task(_run(count, environment, KUBERNETES))
         await prepared.wait()
         together.create_task(_run(count, environment, OBJECTS))
-    await _run(count, environment, CHARTS)
+    async with asyncio.TaskGroup() as together:
+        together.create_task(_run(count, environment, CHARTS))
+        together.create_task(_run(count, environment, ADMIN))
+    await _run(count, environment, KILLED)
     await serving.wait()
     subprocess.run([sys.executable, str(CLUSTER / "down.py")], check=False)
 

@@ -44,6 +44,8 @@ from tests.processes import WorkerProcess
 
 TOGETHER = (10, 100, 500, 2000)
 _SAMPLED = 0.25
+_MEMORY = {"MALLOC_ARENA_MAX": "2", "MALLOC_TRIM_THRESHOLD_": "131072"}
+"""As the chart gives them to workers (`knit-app.memoryEnv`)."""
 
 
 def _sides(width: int) -> tuple[int, int]:
@@ -220,6 +222,7 @@ async def _bench(workers: int, **settings: str) -> AsyncIterator[Bench]:
             environment = {
                 "KNIT_COMPUTE__KIND": "kubernetes",
                 "KNIT_COMPUTE__KUBERNETES__KUBECONFIG": str(plane.kubeconfig),
+                **_MEMORY,
                 **settings,
             }
             own = KubernetesSettings(kubeconfig=plane.folder / "admin.kubeconfig")

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -107,36 +108,63 @@ class Locks:
                 time.sleep(0.005)
 
 
-def measure(url: str, revision: str) -> None:
-    """Brings the database to the next revision, and prints what that has cost."""
+@dataclass(frozen=True)
+class Cost:
+    """What a revision took, in seconds, and for how long it kept others waiting, by table."""
+
+    took: float
+    reads: dict[str, float]
+    writes: dict[str, float]
+    locks: dict[str, str]
+    """The strongest mode that was seen, by table."""
+
+    @property
+    def longest(self) -> float:
+        """The longest that anybody waited."""
+        return max(*self.reads.values(), *self.writes.values())
+
+    def figure(self, revision: str) -> None:
+        """Prints it."""
+        figure(
+            f"upgrade_to_{revision}",
+            self.took,
+            "s",
+            "-",
+            read_waited_ms={table: round(waited * 1000) for table, waited in self.reads.items()},
+            write_waited_ms={table: round(waited * 1000) for table, waited in self.writes.items()},
+            locks=self.locks,
+        )
+
+
+def step(url: str, revision: str) -> Cost:
+    """Brings the database to the next revision, and measures what that costs."""
     reading, writing, locks = Probe(url, "read"), Probe(url, "write"), Locks(url)
     with reading.at_work(), writing.at_work(), locks.watched():
         time.sleep(0.3)  # so that the probes are at work
         begun = time.monotonic()
         upgrade(url, lock=1, folder=FOLDER, revision=revision)
-        taken = time.monotonic() - begun
-    figure(
-        f"upgrade_to_{revision}",
-        taken,
-        "s",
-        "-",
-        read_waited_ms={k: round(v * 1000) for k, v in reading.longest.items()},
-        write_waited_ms={k: round(v * 1000) for k, v in writing.longest.items()},
-        locks=dict(sorted(locks.seen.items())),
-    )
+        took = time.monotonic() - begun
+    return Cost(took, reading.longest, writing.longest, dict(sorted(locks.seen.items())))
+
+
+@contextmanager
+def million_runs_at(revision: str) -> Iterator[str]:
+    """Gives the URL of a database of that revision with a million Runs, on a server of its own."""
+    with embedded_postgres() as server:
+        url = server.url("bench_upgrades")
+        upgrade(url, lock=1, folder=FOLDER, revision=revision)
+        begun = time.monotonic()
+        million.fill(url, stamped=False)
+        sys.stderr.write(f"filled in {time.monotonic() - begun:.0f} s\n")
+        yield url
 
 
 async def upgrades() -> None:
     """Measures every revision after the first, on a million Runs."""
     first, *later = all_revisions()
-    with embedded_postgres() as server:
-        url = server.url("bench_upgrades")
-        upgrade(url, lock=1, folder=FOLDER, revision=first)
-        begun = time.monotonic()
-        million.fill(url, stamped=False)
-        sys.stderr.write(f"filled in {time.monotonic() - begun:.0f} s\n")
+    with million_runs_at(first) as url:
         for revision in later:
-            measure(url, revision)
+            step(url, revision).figure(revision)
 
 
 if __name__ == "__main__":
