@@ -335,8 +335,8 @@ def _print(
 
 async def killed(width: int = 500, workers: int = 4) -> None:
     """Some workers, of which one is killed while all Runs are active."""
-    heartbeat = EngineSettings().heartbeat
-    async with _bench(workers, KNIT_ENGINE__MAX_ACTIVE_RUNS="5000") as bench:
+    heartbeat = EngineSettings(max_active_runs=width).run_heartbeat
+    async with _bench(workers, KNIT_ENGINE__MAX_ACTIVE_RUNS=str(width)) as bench:
         plan_id = await bench.apply(width, max(60.0, width / 5))
         while not await bench.have_started(plan_id, width):
             await asyncio.sleep(0.25)
