@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -14,10 +15,14 @@ from knit_cli.errors import printable
 from knit_cli.os_failures import cannot_write_result
 from knit_workflows.wire.base import to_wire
 
+_CONTROLS = re.compile("[\x7f-\x9f]")
+"""Those that JSON leaves as they are; a terminal may obey them, whoever wrote the tag or name."""
+
 
 def print_json(value: BaseModel | list[Any] | dict[str, Any]) -> None:
     """Writes a wire value to stdout as JSON with 4 spaces and a final newline."""
-    print_text(json.dumps(to_wire(value), indent=4, ensure_ascii=False))
+    text = json.dumps(to_wire(value), indent=4, ensure_ascii=False)
+    print_text(_CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def print_text(text: str) -> None:

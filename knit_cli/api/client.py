@@ -202,15 +202,12 @@ class ApiClient:
 
     def purge(self, knit_id: str, *, dry_run: bool = False) -> PurgedData:
         """Discards the content of a Data, or says what would go; idempotent."""
-        return self._requests.retry.on_cut(
-            lambda: self._requests.once(
-                "POST",
-                f"/data/{segment(knit_id)}/purge",
-                PurgedData,
-                f"cannot purge {knit_id}",
-                params={"dry_run": "true"} if dry_run else {},
-            ),
-            repeatable=True,
+        return self._requests.repeated(
+            "POST",
+            f"/data/{segment(knit_id)}/purge",
+            PurgedData,
+            f"cannot purge {knit_id}",
+            params={"dry_run": "true"} if dry_run else {},
         )
 
     def download(

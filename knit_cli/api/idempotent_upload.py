@@ -6,7 +6,7 @@ An idempotency key tells the server which requests mean the same upload.
 * Cut after the body: it may have arrived, so it is sent again under the same key. The server then
   answers with the Data it made, or says that it is still in progress, or that it failed; after a
   failure a new key is safe.
-* Server unavailable: sent again a few times, likewise under the same key.
+* Server unavailable or overloaded: sent again a few times, likewise under the same key.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from http import HTTPStatus
 from typing import Generic, TypeVar
 from uuid import UUID, uuid4
 
-from knit_cli.api.retry import Retry
-from knit_cli.errors import ApiBroken, ApiRefused, ApiUnreachable, ConnectionCut
+from knit_cli.api.retry import PATIENT_ATTEMPTS, Retry, postponed
+from knit_cli.errors import ApiRefused, ApiUnreachable, ConnectionCut
 
 T = TypeVar("T")
 
@@ -27,9 +27,8 @@ MAY_HAVE_ARRIVED = (
     "knit data find --since TIME"
 )
 
-_ATTEMPTS = 6
-"""With their pauses, enough to outlast a server's restart."""
 _LOST_BY_A_PROXY = (HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT)
+_NOT_NOW = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS)
 
 
 class IdempotentUpload(Generic[T]):
@@ -50,11 +49,11 @@ class IdempotentUpload(Generic[T]):
     def run(self) -> T:
         """Uploads, and returns the result; raises what `send` does."""
         try:
-            return self._retry.on_cut(self._attempt, repeatable=True, attempts=_ATTEMPTS)
+            return self._retry.on_cut(self._attempt, repeatable=True, attempts=PATIENT_ATTEMPTS)
         except ApiUnreachable as unreachable:
             if self._response_lost:
                 unreachable.advice = MAY_HAVE_ARRIVED
-            elif isinstance(unreachable.__cause__, ApiBroken):  # it is reachable, and says why not
+            elif isinstance(unreachable.__cause__, ApiRefused):  # it is reachable, and says why not
                 raise unreachable.__cause__ from None
             raise
 
@@ -80,16 +79,14 @@ class IdempotentUpload(Generic[T]):
             if not self._response_lost:
                 self._key = uuid4()
             raise
-        except ApiBroken as broken:
-            if broken.status in _LOST_BY_A_PROXY:
+        except ApiRefused as refused:
+            if refused.status in _LOST_BY_A_PROXY:
                 self._response_lost = True
-            elif broken.status == HTTPStatus.SERVICE_UNAVAILABLE:
+            elif refused.status in _NOT_NOW:
                 self._postponed = True
             else:
                 raise
-            again = ConnectionCut(f"not uploaded yet: {broken.reason}")
-            again.retry_after = broken.retry_after
-            raise again from broken
+            raise postponed(refused, "not uploaded yet") from refused
 
 
 class UploadedBody:

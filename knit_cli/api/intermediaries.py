@@ -53,22 +53,28 @@ _DEFAULT_ADVICE = (
 )
 
 
+def is_called_a_web_page(response: httpx.Response) -> bool:
+    """Tells the same by the header alone, of a response whose body may begin with anything."""
+    kind: str = response.headers.get("Content-Type", "")
+    return kind.startswith(("text/html", "application/xhtml"))
+
+
 def is_web_page(response: httpx.Response) -> bool:
     """Tells whether an intermediary responded instead of the API; the body must have been read."""
-    kind: str = response.headers.get("Content-Type", "")
     return (
-        kind.startswith(("text/html", "application/xhtml"))
+        is_called_a_web_page(response)
         or response.content.lstrip()[:1] == b"<"
         or response.status_code == httpx.codes.PROXY_AUTHENTICATION_REQUIRED
     )
 
 
 def web_page_detail(response: httpx.Response) -> ErrorDetail:
-    """Gives the message of such a response without its markup, and advice."""
+    """Gives the message of such a response without its markup, and advice; the title only of a body
+    that has been read."""
     server: str = response.headers.get("Server") or response.headers.get("Via") or ""
     who = f" ({server})" if server else ""
     says = f"HTTP status {response.status_code} {response.reason_phrase}".strip()
-    title = _title(response.text)
+    title = _title(response.text) if response.is_closed else ""
     if title and title not in says and response.reason_phrase not in title:
         says = f"{says}, {title}"
     return ErrorDetail(
@@ -77,9 +83,14 @@ def web_page_detail(response: httpx.Response) -> ErrorDetail:
     )
 
 
+def advice_on_redirect(response: httpx.Response) -> str:
+    """Says where a redirect leads; knit follows none, since it would take the token along."""
+    return f"check apiRoot in the profile: it redirects to {response.headers.get('Location')}"
+
+
 def _advice(response: httpx.Response) -> str:
     if response.is_redirect:
-        return f"check apiRoot in the profile: it redirects to {response.headers.get('Location')}"
+        return advice_on_redirect(response)
     if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
         return f"check apiRoot in the profile; else {ADVICE[response.status_code]}"
     return ADVICE.get(response.status_code, _DEFAULT_ADVICE)

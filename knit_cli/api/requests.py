@@ -9,9 +9,16 @@ from typing import Any, TypeVar
 import httpx
 
 from knit_cli.api.proxies import Proxy, proxy_errors
-from knit_cli.api.responses import detail_of, network_errors, parsed, raise_for_status
-from knit_cli.api.retry import Retry
+from knit_cli.api.responses import (
+    detail_of,
+    network_errors,
+    parsed,
+    raise_for_status,
+    refuse_web_page,
+)
+from knit_cli.api.retry import PATIENT_ATTEMPTS, UNAVAILABLE, Retry, postponed
 from knit_cli.api.streamed_response import StreamedResponse
+from knit_cli.errors import ApiRefused, ConnectionCut
 
 T = TypeVar("T")
 Query = Sequence[tuple[str, str]]
@@ -90,6 +97,28 @@ class Requests:
             response = self._http.request(method, path, timeout=timeout, **options)
         return _parsed(response, kind, failure)
 
+    def repeated(self, method: str, path: str, kind: type[T], failure: str, **options: Any) -> T:
+        """Sends what may be executed twice, again after a cut and while the API is overloaded.
+
+        Raises:
+            ApiRefused: in the end too, or it asks for a pause of more than two minutes.
+        """
+
+        def attempt() -> T:
+            try:
+                return self.once(method, path, kind, failure, **options)
+            except ApiRefused as refused:
+                if refused.status not in UNAVAILABLE:
+                    raise
+                raise postponed(refused, failure) from refused
+
+        try:
+            return self.retry.on_cut(attempt, repeatable=True, attempts=PATIENT_ATTEMPTS)
+        except ConnectionCut as cut:
+            if isinstance(cut.__cause__, ApiRefused):  # it is reachable, and says why not
+                raise cut.__cause__ from None
+            raise
+
     def send(self, method: str, path: str, failure: str) -> httpx.Headers:
         """Sends a request once whose response has no content; gives its headers."""
         with self._translated_errors():
@@ -121,6 +150,7 @@ class Requests:
                 if response.is_error or response.is_redirect:
                     response.read()
                 raise_for_status(response, failure)
+                refuse_web_page(response, failure)
                 yield StreamedResponse.of(response)
             finally:
                 response.close()

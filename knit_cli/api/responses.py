@@ -11,7 +11,13 @@ import httpx
 from pydantic import TypeAdapter, ValidationError
 
 from knit_cli.api.authorization import ADVICE_ON_REFUSAL
-from knit_cli.api.intermediaries import ADVICE, is_web_page, web_page_detail
+from knit_cli.api.intermediaries import (
+    ADVICE,
+    advice_on_redirect,
+    is_called_a_web_page,
+    is_web_page,
+    web_page_detail,
+)
 from knit_cli.api.retry import retry_after
 from knit_cli.api.tls import explain_ssl_error
 from knit_cli.errors import ApiBroken, ApiRefused, ApiUnreachable, ConnectionCut
@@ -102,6 +108,8 @@ def _default_advice(response: httpx.Response) -> str:
         return f"try again in {wait:g} s"
     if response.status_code in ADVICE:
         return ADVICE[response.status_code]
+    if response.is_redirect:
+        return advice_on_redirect(response)
     if response.is_server_error:
         return "check the API's log"
     return "correct the command, and try again"
@@ -137,6 +145,18 @@ def is_framed(response: httpx.Response) -> bool:
     return bool({"content-length", "transfer-encoding"} & response.headers.keys())
 
 
+def refuse_web_page(response: httpx.Response, failure: str) -> None:
+    """Raises ApiBroken for a web page that came with success, before it is taken for content."""
+    if is_called_a_web_page(response):
+        raise _web_page(response, failure)
+
+
+def _web_page(response: httpx.Response, failure: str) -> ApiBroken:
+    page = web_page_detail(response)
+    status = response.status_code
+    return ApiBroken(failure, status=status, reason=page.reason, advice=page.advice)
+
+
 def parsed(response: httpx.Response, kind: type[T], failure: str) -> T:
     """Parses the body as a wire type, or as a list of such.
 
@@ -149,10 +169,7 @@ def parsed(response: httpx.Response, kind: type[T], failure: str) -> T:
         return TypeAdapter(kind).validate_json(response.content)
     except ValidationError as cause:
         if is_web_page(response):
-            page = web_page_detail(response)
-            raise ApiBroken(
-                failure, status=response.status_code, reason=page.reason, advice=page.advice
-            ) from cause
+            raise _web_page(response, failure) from cause
         first = cause.errors(include_url=False, include_input=False)[0]
         if first["type"] == "json_invalid" and not is_framed(response):
             raise ConnectionCut(

@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 ATTEMPTS = 3
 """How often a request is sent at most when its connection breaks."""
+PATIENT_ATTEMPTS = 6
+"""The same for what is not given up lightly: with their pauses, enough to outlast a restart."""
 
 UNAVAILABLE = (
     httpx.codes.TOO_MANY_REQUESTS,
@@ -31,6 +33,8 @@ UNAVAILABLE = (
 _FIRST_PAUSE = 0.5
 _MAX_PAUSE = 10.0
 _MAX_WAIT = 10.0
+_LONGEST_PAUSE = 120.0
+"""Who is asked to wait for longer is told so, and decides; the API's limits count by the minute."""
 # As long as the response to an upload may take: what was received is still being written to disk.
 _MAX_TIME_IN_PROGRESS = 600.0
 
@@ -114,7 +118,8 @@ class Retry:
             attempts: how many at most.
 
         Raises:
-            ConnectionCut: the connection of the last attempt broke too.
+            ConnectionCut: the connection of the last attempt broke too, or the next one is to come
+                in more than two minutes.
         """
         backoff = _backoff()
         for number in range(2, attempts + 1):
@@ -123,10 +128,19 @@ class Retry:
             except ConnectionCut as cut:
                 if not (repeatable or cut.safe_to_retry):
                     raise
+                if (cut.retry_after or 0.0) > _LONGEST_PAUSE:
+                    raise
                 pause = max(backoff.next(), cut.retry_after or 0.0)
                 self.notify(f"{cut.summary}; retrying in {pause:.1f} s ({number} of {attempts})")
             self._sleep(pause)
         return attempt()
+
+
+def postponed(refused: ApiRefused, summary: str) -> ConnectionCut:
+    """Gives what `on_cut` repeats, after the pause that the API has asked for."""
+    again = ConnectionCut(f"{summary}: {refused.reason}")
+    again.retry_after = refused.retry_after
+    return again
 
 
 def _backoff() -> Backoff:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
+import httpx
 import yaml
 
 from knit_cli.api.authorization import bearer, is_sendable
@@ -265,7 +266,15 @@ def _token(content: Mapping[str, Any], where: str, folder: Path) -> tuple[str | 
         )
     if file is not None and not (isinstance(file, str) and file):
         raise _broken(where, "`tokenFile` is not the name of a file", "write tokenFile: PATH")
-    return token, None if file is None else (folder / Path(file).expanduser()).absolute()
+    return token, None if file is None else _file_of_token(file, where, folder)
+
+
+def _file_of_token(file: str, where: str, folder: Path) -> Path:
+    try:
+        return (folder / Path(file).expanduser()).absolute()
+    except RuntimeError as cause:
+        reason = f"`tokenFile` is in the home of a user that is not known here: {file}"
+        raise _broken(where, reason, "write the whole path") from cause
 
 
 def without_user(url: str) -> str:
@@ -277,7 +286,8 @@ def without_user(url: str) -> str:
 
 def _is_absolute(url: str) -> bool:
     try:
+        httpx.URL(url)  # it refuses control characters, which `urlsplit` leaves out
         parts = urlsplit(url)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, or unbalanced brackets
+    except (ValueError, httpx.InvalidURL):  # a port that is no number, or unbalanced brackets
         return False

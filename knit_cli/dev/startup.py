@@ -36,7 +36,10 @@ def supervise(
     on_ports: Callable[[Ports], None] = lambda _: None,
     on_change: Callable[[Supervisor], None] = lambda _: None,
 ) -> bool:
-    """Supervises until SIGTERM, SIGINT or SIGHUP; False: another supervisor holds the folder."""
+    """Supervises until SIGTERM, SIGINT or SIGHUP; False: another supervisor holds the folder.
+
+    What was ignored before, as SIGHUP is under `nohup`, stays so.
+    """
     stopping: list[int] = []
 
     def stop(number: int, _: FrameType | None) -> None:
@@ -44,7 +47,8 @@ def supervise(
         # A second signal must not interrupt the shutdown.
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, stop)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup, or behind `&`
+            signal.signal(number, stop)
     with folder.locked() as mine:
         if not mine:
             return False

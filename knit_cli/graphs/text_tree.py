@@ -24,6 +24,8 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.text import Text
 
+from knit_cli.errors import printable
+
 _MIN_COLUMNS = 40  # columns of text, even on a narrower terminal
 _HANGING = "  "  # before the second line of a node
 
@@ -60,6 +62,7 @@ def draw(root: TreeNode, console: Console) -> None:
     """Prints the tree; text that does not fit is wrapped, never cut off."""
     drawing = _Drawing(root, _ASCII if console.options.ascii_only else _LINES)
     for first, further, text in drawing.lines(root, "", ""):
+        text.plain = printable(text.plain)
         width = max(console.width - len(first), _MIN_COLUMNS)
         for number, line in enumerate(text.wrap(console, width)):
             guides = further if number else first

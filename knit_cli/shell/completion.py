@@ -35,6 +35,10 @@ _HOOKS, _DELIVERIES, _TOKENS = (
     "deliveries",
     "tokens",
 )  # beside the nouns that the API completes
+_SHELL = "_KNIT_COMPLETE"
+"""The variable that says for which shell. zsh evaluates what it gets as words in double quotes, and
+Typer (0.29) escapes all that means something there but the backslash: one before `$(…)` would have
+a command in somebody's tag carried out."""
 _LIMIT = 100  # nobody reads more in a terminal; typing on narrows the choice
 
 
@@ -92,6 +96,8 @@ def _completed(context: typer.Context, incomplete: str, noun: str) -> Candidates
     except Exception:  # noqa: BLE001  the shell shows whatever is printed in the middle of the line
         return []
     wanted = [(value, note) for value, note in found if value.startswith(prefix + incomplete)]
+    if invocation.surroundings.variables.get(_SHELL) == "complete_zsh":
+        wanted = [(value, note.replace("\\", "/")) for value, note in wanted if "\\" not in value]
     return [(value.removeprefix(prefix), note) for value, note in wanted]
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from knit_cli.errors import CliError
@@ -66,7 +68,7 @@ def run_extension(executable: Path, arguments: Sequence[str], invocation: Invoca
                 env=dict(variables),
                 cwd=invocation.surroundings.cwd,
             )
-        code = process.wait()
+        code = _waited(process)
     except SystemExit:  # pass the signal on
         if process is not None:
             process.terminate()
@@ -78,6 +80,15 @@ def run_extension(executable: Path, arguments: Sequence[str], invocation: Invoca
             reason=reason_of(cause),
             advice=advice_for(cause, "check that it is a program for this machine"),
         ) from cause
+    if code == -signal.SIGINT:
+        raise KeyboardInterrupt
     if code != 0:
         how = f"exit code {code}" if code > 0 else f"killed by signal {-code}"
         raise CliError(f"{executable.name} failed", reason=how)
+
+
+def _waited(process: subprocess.Popen[bytes]) -> int:
+    """Gives the exit code; Ctrl-C is for the extension, which gets it too, to obey or not."""
+    while True:
+        with suppress(KeyboardInterrupt):
+            return process.wait()

@@ -188,3 +188,24 @@ def test_completion_uses_a_login_but_never_renews_it(complete, knit, api):
     api.interrupt[("GET", "/completions")] = [error(401, "expired")]
     assert complete("data", "find", "--tag", "no") == []
     assert {one.url.host for one in api.requests} == {"knit.test"}
+
+
+def test_a_tag_is_no_command_in_zsh(knit, api, monkeypatch, tmp_path):
+    """zsh evaluates what is between the brackets; bash does so alike, and is there."""
+    api.add_data("x:plain", "x:a b$HOME`id`\"'", "x:\\$(touch evil)", "y:ends\\")
+    shell = "complete_zsh"
+    monkeypatch.setenv("_KNIT_COMPLETE", shell)
+    monkeypatch.setenv("_TYPER_COMPLETE_ARGS", "knit data pull ")
+    knit.variables["_KNIT_COMPLETE"] = shell
+    offered = []
+    for words in ("knit data pull ", "knit data find --tag "):
+        monkeypatch.setenv("_TYPER_COMPLETE_ARGS", words)
+        said = knit().out.decode()
+        body = said.partition("((")[2].rpartition("))")[0]
+        run = ["bash", "-c", 'eval ws="( $1 )"; printf "%s\\n" "${ws[@]}"', "bash", body]
+        done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        offered += done.stdout.splitlines()
+    assert list(tmp_path.glob("evil")) == []
+    assert "x\\:plain" in offered
+    assert not any("touch" in one for one in offered if one.startswith("x"))

@@ -683,3 +683,14 @@ def test_tag_refuses_system_tags(knit, api, flag):
 def test_the_api_refuses_system_keys(knit, api):
     api.interrupt[("PUT", "/data/some-id")] = [error(400, "format error", "no system tags")]
     assert knit("data", "tag", "some-id", "--remove-key", "knit#id").code == 1
+
+
+def test_what_a_terminal_obeys_in_a_tag_reaches_none(knit, api):
+    """JSON need not escape these, and the value is the same."""
+    data = api.add_data("note:\x9b2J\x9dx")
+    ended = knit("data", "find")
+    assert "\x9b" not in ended.out.decode()
+    assert "note:\x9b2J\x9dx" in ended.json[0]["tags"]
+    tree = knit("data", "lineage", data.knit_id, "--format", "tree").out.decode()
+    assert "\x9b" not in tree
+    assert "note:?2J?x" in tree

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.waiting import PATIENCE, wait_until
 
 
 def extension(knit, name: str, script: str, folder: str = "bin") -> Path:
@@ -168,3 +171,26 @@ def test_its_streams_are_knits_own(tmp_path: Path):
         check=True,
     )
     assert (ended.stdout, ended.stderr) == ("HELLO", "told\n")
+
+
+@pytest.mark.patient
+@pytest.mark.parametrize(("then", "code"), [("exit 0", 0), ("trap - INT; kill -INT $$", 1)])
+def test_ctrl_c_is_for_the_extension_to_obey_or_not(tmp_path: Path, then: str, code: int):
+    """Whoever presses it gets the prompt back when the extension has ended, not before."""
+    program = tmp_path / "knit-careful"
+    told = f"trap 'sleep 1; echo told >>said; {then}' INT; : >begun; while :; do sleep 0.05; done"
+    program.write_text(f"#!/bin/sh\n{told}\n")
+    program.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    command = [sys.executable, "-m", "knit_cli", "careful"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env={**os.environ, "PATH": path}, start_new_session=True
+    ) as knit:
+        try:
+            wait_until((tmp_path / "begun").exists)
+            os.killpg(knit.pid, signal.SIGINT)
+            assert knit.wait(PATIENCE) == code
+            assert (tmp_path / "said").read_text() == "told\n"
+        finally:
+            if knit.poll() is None:
+                os.killpg(knit.pid, signal.SIGKILL)

@@ -128,19 +128,26 @@ def test_a_server_that_is_just_back_is_given_time(api, push):
     assert [ended.json["knitId"]] == list(api.data)
 
 
-def busy():
+def busy(status=503, pause="5"):
     """What a server says that has too much to do."""
-    answer = error(503, "the system is busy: 7 wait", "try again in some seconds")
-    answer.headers["Retry-After"] = "5"
+    answer = error(status, "the system is busy: 7 wait", "try again in some seconds")
+    answer.headers["Retry-After"] = pause
     return answer
 
 
-def test_a_busy_server_is_asked_again_when_it_says_so_under_the_same_key(knit, api, push):
-    ended = push(busy(), busy())
+@pytest.mark.parametrize("status", [503, 429])
+def test_a_busy_server_is_asked_again_when_it_says_so_under_the_same_key(knit, api, push, status):
+    ended = push(busy(status), busy(status))
     assert [ended.json["knitId"]] == list(api.data)
     assert knit.slept == [5.0, 5.0]
     assert "the system is busy: 7 wait; retrying in 5.0 s (2 of 6)" in ended.err
     assert len(set(keys(api))) == 1
+
+
+def test_nobody_waits_for_an_hour(knit, api, push):
+    ended = push(busy(pause="3600"))
+    assert (ended.code, knit.slept) == (1, [])
+    assert "reason: the system is busy: 7 wait" in ended.err
 
 
 def test_an_upload_that_the_busy_server_has_given_up_is_sent_anew(api, push):

@@ -88,6 +88,8 @@ def test_init_below_a_marked_folder_renews_the_profile_of_that_folder(knit):
         ("apiRoot: [", "not valid YAML"),
         ("", "not a mapping"),
         ("apiRoot: /api", "not an absolute"),
+        ("apiRoot: |\n  http://x/api\n", "not an absolute"),
+        ("apiRoot: http://x/api\ntokenFile: ~nobody-here/t", "a user that is not known here"),
         ("apiRoot: ftp://x/api", "not an absolute"),
         ("apiRoot: http://x:port/api", "not an absolute"),
         ("apiroot: http://x/api", "None"),

@@ -196,9 +196,16 @@ def test_error_bodies_of_every_shape_are_shown(knit, api, body, said):
     assert said in ended.err
 
 
-def test_a_redirect_is_no_answer(knit, api):
-    api.interrupt[("GET", "/runs")] = [httpx.Response(302, headers={"Location": "/login"})]
-    assert "HTTP status 302" in knit("run", "find").err
+@pytest.mark.parametrize("text", ["", "Moved", "<html>"])
+def test_a_redirect_is_no_answer(knit, api, text):
+    """It is not followed, so that nobody else gets the token; where it leads is said."""
+    there = {"Location": "https://knit.example/api"}
+    api.interrupt[("GET", "/runs")] = [httpx.Response(302, headers=there, text=text)]
+    ended = knit("run", "find")
+    assert ended.code == 1
+    assert (
+        "hint: check apiRoot in the profile: it redirects to https://knit.example/api" in ended.err
+    )
 
 
 # ------------------------------------------------------------ trouble with the program

@@ -352,3 +352,15 @@ def test_a_web_page_is_not_taken_for_the_apis_answer(knit, api, status, title, a
     assert f"something in between (nginx/1.25): HTTP status {status}" in ended.err
     assert advice in ended.err
     assert "<" not in ended.err and "&amp;" not in ended.err
+
+
+@pytest.mark.parametrize("arguments", [("run", "show", "r", "--log"), ("data", "pull", "k", "-x")])
+def test_a_web_page_is_not_taken_for_content(knit, api, arguments):
+    """A log may begin as a page does, so the header decides."""
+    page = {"text": "<html><title>Sign in</title>", "headers": {"Content-Type": "text/html"}}
+    for path in ("/runs/r/log", "/data/k"):
+        api.interrupt[("GET", path)] = [httpx.Response(200, **page)] * 9
+    ended = knit(*arguments)
+    assert (ended.code, ended.out) == (1, b"")
+    assert "the response is not from knit's API, but from something in between" in ended.err
+    assert list(knit.cwd.glob("k*")) == []

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 
 import pytest
 
 from tests.api.archives import tar_of
+from tests.cli.real_api import error
 from tests.cli.test_plan import Terminal
 
 UNKNOWN = "11111111-1111-4111-8111-111111111111"
@@ -150,3 +152,25 @@ def test_wrong_use_is_told_before_anything_is_sent(knit, api, arguments, code, s
     assert ended.code == code
     assert said in ended.err
     assert api.requests == []
+
+
+def test_an_api_that_is_asked_too_much_is_waited_for(knit, api):
+    data = add(api, "k:a")
+    busy = error(429, "too many requests from you")
+    busy.headers["Retry-After"] = "7"
+    api.interrupt[("POST", f"/data/{data.knit_id}/purge")] = [busy]
+    assert [one["outcome"] for one in knit("data", "purge", data.knit_id).json] == ["purged"]
+    assert knit.slept == [7.0]
+
+
+@pytest.mark.parametrize("trouble", [error(503, "starting"), error(401, "expired")])
+def test_what_has_gone_is_told_even_if_the_rest_cannot_be_tried(knit, api, trouble):
+    """And trouble with the API is not called a refusal of one Data."""
+    one, two, three = (add(api, f"n:{n}") for n in range(3))
+    api.interrupt[("POST", f"/data/{two.knit_id}/purge")] = [trouble] * 6
+    ended = knit("data", "purge", one.knit_id, two.knit_id, three.knit_id)
+    assert ended.code == 1
+    assert [gone["data"]["knitId"] for gone in json.loads(ended.out)] == [one.knit_id]
+    assert "were refused" not in ended.err
+    assert f"cannot purge {two.knit_id}" in ended.err
+    assert transient(knit, three) == set()

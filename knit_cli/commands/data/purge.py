@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Annotated
 
 import typer
@@ -27,6 +28,8 @@ from knit_workflows.wire.tags import Tag
 
 _AT_ONCE = 8
 """Requests at a time for what a purge would do: sizes take a moment."""
+_REFUSALS = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
+"""Statuses that say something of one Data; others mean all of them."""
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -129,6 +132,8 @@ def _foresee(api: ApiClient, ids: Sequence[str]) -> list[_Foreseen]:
         try:
             return _Foreseen(knit_id, api.purge(knit_id, dry_run=True))
         except ApiRefused as refused:
+            if refused.status not in _REFUSALS:
+                raise
             return _Foreseen(knit_id, None, refused)
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -174,13 +179,31 @@ def _ask(count: int, *, agreed: bool) -> None:
 
 
 def _purge(api: ApiClient, ids: Sequence[str], *, skipping: bool = False) -> None:
-    """Purges one after the other, goes on behind one that is refused, and shows what was done."""
-    done, refused = [], []
+    """Purges one after the other, goes on behind one that is refused, and shows what was done.
+
+    That is shown too if it ends early: what has gone is on no other record.
+    """
+    done: list[PurgedData] = []
+    try:
+        refused = _purged_into(done, api, ids, skipping=skipping)
+    except BaseException:
+        if done:
+            print_json(done)
+        raise
+    print_json(done)
+    _fail_if_refused(refused, "were")
+
+
+def _purged_into(
+    done: list[PurgedData], api: ApiClient, ids: Sequence[str], *, skipping: bool
+) -> list[_Foreseen]:
+    """Purges Data, each noted when it is; gives those that are refused."""
+    refused = []
     for knit_id in ids:
         try:
             purge = api.purge(knit_id)
         except ApiRefused as refusal:
-            if len(ids) == 1 and not skipping:
+            if refusal.status not in _REFUSALS or (len(ids) == 1 and not skipping):
                 raise
             refused.append(_Foreseen(knit_id, None, refusal))
             say(f"{knit_id} is not purged: {refusal.reason}")
@@ -188,8 +211,7 @@ def _purge(api: ApiClient, ids: Sequence[str], *, skipping: bool = False) -> Non
         done.append(purge)
         if purge.kept_volume is not None:
             say(f"the volume {purge.kept_volume} stays as it is: knit had only adopted it")
-    print_json(done)
-    _fail_if_refused(refused, "were")
+    return refused
 
 
 def _fail_if_refused(refused: Sequence[_Foreseen], verb: str) -> None:

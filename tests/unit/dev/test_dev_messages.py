@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -86,6 +87,31 @@ def test_a_stack_that_runs_is_shown(
     assert "knit: knit is already running\n" in said
     assert "Temporal Web UI" in said
     assert (tmp_path / ".knitprofile").exists()
+
+
+def test_what_was_ignored_does_not_end_the_stack(
+    folder: DevFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As SIGHUP is under nohup: the terminal may go."""
+    seen: list[bool] = []
+
+    class Told:
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+
+        def run(self, until: Callable[[], bool]) -> None:
+            for number in (signal.SIGHUP, signal.SIGTERM):
+                signal.raise_signal(number)
+                seen.append(until())
+
+    monkeypatch.setattr(startup, "Supervisor", Told)
+    before = {n: signal.getsignal(n) for n in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert startup.supervise(folder, {})
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert seen == [False, True]
 
 
 @pytest.mark.patient
