@@ -258,6 +258,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        # It would believe every client of this machine; whom to believe is a setting of ours.
+        proxy_headers=False,
         timeout_graceful_shutdown=SHUTDOWN_GRACE_PERIOD,
         ssl_context_factory=None if certificate is None else lambda *_: certificate.front(),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from starlette.types import Scope
 
@@ -14,6 +14,7 @@ from knit_api.accounts.credentials import (
     address_of,
     network_of,
     origin_of,
+    scheme_of,
     token_of,
 )
 from knit_api.accounts.matrix import METADATA_PATH
@@ -40,6 +41,23 @@ _ROLE_ADVICE: Final = "ask an admin of this knit for a role, then log in again: 
 StoreOf = Callable[[], Awaitable[ApiStore]]
 
 _ADVICE: Final = "send a valid token as Authorization: Bearer TOKEN; `knit login` gets one"
+
+
+class Caller(Protocol):
+    """Somebody who has shown who they are, whether they have a role or not; see `Principal`."""
+
+    @property
+    def subject(self) -> str: ...  # noqa: D102
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+
+class RefusedCaller(HttpProblem):
+    """The refusal of a caller who has no role here."""
+
+    def __init__(self, caller: Caller, reason: str) -> None:
+        super().__init__(403, reason, _ROLE_ADVICE)
+        self.caller = caller
 
 
 class Accounts:
@@ -94,12 +112,16 @@ class Accounts:
         """Gives scheme and host by which clients reach this API; empty if that is not known."""
         return origin_of(scope, self.settings.public_url, self.settings.trusted_proxies)
 
+    def scheme(self, scope: Scope) -> str:
+        """Gives the scheme by which clients reach this API; that of the connection counts last."""
+        return scheme_of(scope, self.settings.public_url, self.settings.trusted_proxies)
+
     async def authenticate(self, scope: Scope) -> Principal:
         """Gives who sends a request.
 
         Raises:
-            HttpProblem: nobody who may (401), a user without a role or a page of elsewhere (403),
-                or too often (429).
+            RefusedCaller: a user without a role (403).
+            HttpProblem: nobody who may (401), a page of elsewhere (403), or too often (429).
             Unavailable: it cannot be told at the moment.
         """
         try:
@@ -119,30 +141,50 @@ class Accounts:
             raise
 
     async def _verified(self, scope: Scope, token: str) -> Principal:
-        address = self.address(scope)
-        # Whoever has shown a valid token before is not kept out by a guesser behind the same proxy.
-        is_known = self.verifiers.has_known(token)
-        if not is_known:
-            self.count_failure(scope)
         try:
-            principal = await self.verifiers.verify(token)
+            return await self._counted(scope, token)
         except NoRole as refused:
-            self.forgive(scope)
-            raise HttpProblem(403, refused.reason, _ROLE_ADVICE) from None
+            self._require_rate(refused)  # each refusal may be recorded, which must have a limit too
+            raise RefusedCaller(refused, refused.reason) from None
         except TokenRefused as refused:
             log.warning(
                 "a token is refused: %s",
                 refused.reason,
-                extra={"action": "token_refused", "address": address},
+                extra={"action": "token_refused", "address": self.address(scope)},
             )
             raise Unauthenticated(refused.reason, "invalid_token") from None
-        except BaseException:
-            if not is_known:
-                self.forgive(scope)
-            raise
+
+    async def _counted(self, scope: Scope, token: str) -> Principal:
+        """Verifies a token; the attempt counts as failed until the token is not refused."""
+        if self.verifiers.is_verifying(token):
+            return await self._joined(scope, token)
+        # Whoever has shown a valid token before is not kept out by a guesser behind the same proxy.
+        is_known = self.verifiers.has_known(token)
         if not is_known:
-            self.forgive(scope)
-        return principal
+            self.count_failure(scope)
+        has_failed = False
+        try:
+            return await self.verifiers.verify(token)
+        except TokenRefused as refused:
+            has_failed = not isinstance(refused, NoRole)
+            raise
+        finally:
+            if not is_known and not has_failed:
+                self.forgive(scope)
+
+    async def _joined(self, scope: Scope, token: str) -> Principal:
+        """Waits for the verification of another request, which is counted already.
+
+        A valid token is no guess, however many requests send it at once. Once it is refused, each
+        of them has failed: their records must have a limit too.
+        """
+        try:
+            return await self.verifiers.verify(token)
+        except NoRole:
+            raise
+        except TokenRefused:
+            self.count_failure(scope)
+            raise
 
     def count_failure(self, scope: Scope) -> None:
         """Counts an attempt of an address as failed, until it is forgiven.
@@ -170,11 +212,11 @@ class Accounts:
             parts.append(f'resource_metadata="{origin}{METADATA_PATH}"')
         return f"Bearer {', '.join(parts)}"
 
-    def _require_rate(self, principal: Principal) -> None:
-        wait = self._requests.take(principal.subject)
+    def _require_rate(self, caller: Caller) -> None:
+        wait = self._requests.take(caller.subject)
         if wait:
             raise _too_often(
-                f"{principal.name} sends more than {self.settings.requests_per_minute:,} requests "
+                f"{caller.name} sends more than {self.settings.requests_per_minute:,} requests "
                 "per minute",
                 wait,
             )

@@ -23,6 +23,8 @@ Networks = Sequence[IPv4Network | IPv6Network]
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing."""
 _HOST: Final = re.compile(r"[\w.-]+(:\d+)?|\[[0-9A-Fa-f:.]+\](:\d+)?", re.ASCII)
+_HOP: Final = re.compile(r"\[([^\[\]]+)\](?::\d+)?|([\d.]+):\d+", re.ASCII)
+"""An address in `X-Forwarded-For` that has brackets, a port, or both."""
 _BASIC: Final = "basic"
 _BEARER: Final = "bearer"
 
@@ -113,13 +115,19 @@ def address_of(scope: Scope, trusted: Networks) -> str:
     chain = ",".join(
         value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"
     )
-    for hop in reversed([one.strip() for one in chain.split(",") if one.strip()]):
+    for hop in reversed([_without_port(one.strip()) for one in chain.split(",") if one.strip()]):
         if _parsed(hop) is None:
             return address
         address = hop
         if not _is_in(hop, trusted):
             return address
     return address
+
+
+def _without_port(hop: str) -> str:
+    """Gives the address alone: some proxies write the port of each connection behind it."""
+    found = _HOP.fullmatch(hop)
+    return hop if found is None else found[1] or found[2]
 
 
 def network_of(address: str) -> str:
@@ -137,9 +145,16 @@ def origin_of(scope: Scope, public_url: str | None, trusted: Networks) -> str:
     host = header(scope, b"host")
     if _HOST.fullmatch(host) is None:
         return ""
+    return f"{scheme_of(scope, public_url, trusted)}://{host}"
+
+
+def scheme_of(scope: Scope, public_url: str | None, trusted: Networks) -> str:
+    """Gives the scheme by which clients reach this API; that of the connection counts last."""
+    if public_url is not None:
+        return urlsplit(public_url).scheme
     said = header(scope, b"x-forwarded-proto").lower()
     by_proxy = said in ("http", "https") and _is_in(peer_of(scope), trusted)
-    return f"{said if by_proxy else scope.get('scheme', 'http')}://{host}"
+    return said if by_proxy else str(scope.get("scheme", "http"))
 
 
 def _is_in(address: str, networks: Networks) -> bool:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 from fastapi import Depends, Request
 from starlette.types import Scope
 
-from knit_api.accounts.access import Accounts
+from knit_api.accounts.access import Accounts, Caller, RefusedCaller
 from knit_api.accounts.credentials import SAFE
 from knit_api.accounts.matrix import EXTRA_APIS, MATRIX, Rule
 from knit_api.errors import HttpProblem
@@ -54,11 +54,11 @@ def projects_of(request: Request) -> frozenset[Tag]:
     return frozenset() if principal is None else principal.projects
 
 
-def actor_name(principal: Principal) -> str:
+def actor_name(caller: Caller) -> str:
     """Gives the name of a caller in histories: never one that means somebody else there."""
-    if principal.subject == USER or principal.name not in RESERVED_NAMES:
-        return principal.name
-    return principal.subject
+    if caller.subject == USER or caller.name not in RESERVED_NAMES:
+        return caller.name
+    return caller.subject
 
 
 def actor_of(request: Request) -> str:
@@ -125,10 +125,12 @@ async def record_outcome(accounts: Accounts, scope: Scope, status: int) -> None:
         )
 
 
-async def record_refusal(accounts: Accounts, scope: Scope, status: int) -> None:
-    """Records a request of a caller who is not known; reads are not recorded."""
+async def record_refusal(accounts: Accounts, scope: Scope, refusal: HttpProblem) -> None:
+    """Records a request of a caller who is not known, or has no role; reads are not recorded."""
     if scope["method"] not in SAFE:
-        await _Asked(scope, scope["path"][:MAX_ROUTE], {}).record(accounts, status)
+        caller = refusal.caller if isinstance(refusal, RefusedCaller) else None
+        asked = _Asked(scope, scope["path"][:MAX_ROUTE], {})
+        await asked.record(accounts, refusal.status, caller)
 
 
 class _Asked:
@@ -144,15 +146,14 @@ class _Asked:
         refusal = _refusal(self._principal, rule)
         if refusal is not None:
             if self._scope["method"] not in SAFE or (rule is not None and rule.recorded):
-                await self.record(accounts, refusal.status)
+                await self.record(accounts, refusal.status, self._principal)
             raise refusal
         if rule is not None and rule.recorded:
             if self._principal is None:
                 accounts.count_failure(self._scope)
-            self._scope["state"][ENTRY] = await self.record(accounts, None)
+            self._scope["state"][ENTRY] = await self.record(accounts, None, self._principal)
 
-    async def record(self, accounts: Accounts, status: int | None) -> int:
-        caller = self._principal
+    async def record(self, accounts: Accounts, status: int | None, caller: Caller | None) -> int:
         return await (await accounts.audit()).begin(
             AuditRecord(
                 subject=_NOBODY if caller is None else caller.subject,

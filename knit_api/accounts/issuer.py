@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -33,9 +34,16 @@ could sign, and `none` is no signature.
 """
 
 FRESH_SECONDS: Final = 600.0
-"""For how long keys are used without another look: so soon a key that was taken back is refused."""
+"""For how long keys are used without another look."""
+WAIT_SECONDS: Final = 2 * FRESH_SECONDS
+"""From which age on keys are used only after another look, for which the request waits.
+
+So soon a key that was taken back is refused, however seldom somebody calls.
+"""
 STALE_SECONDS: Final = 24 * 3600.0
 """For how long keys are used while the provider does not answer."""
+AWAY_SECONDS: Final = 60.0
+"""How long after an attempt that failed nobody waits for another."""
 PAUSE_SECONDS: Final = 10.0
 """How long after the keys were read they are not read again, whatever tokens ask for."""
 FAILURE_PAUSE_SECONDS: Final = 2.0
@@ -68,6 +76,7 @@ class IssuerKeys:
         self._read_at: float | None = None
         self._next_read = clock()
         self._failure = ""
+        self._failed_at = -math.inf
         self._lock = asyncio.Lock()
         self._background: asyncio.Task[None] | None = None
 
@@ -80,7 +89,7 @@ class IssuerKeys:
             Unavailable: the keys cannot be read, so that nobody can tell.
         """
         found = self._usable(kid, algorithm)
-        if found is None:
+        if found is None or self._must_wait():
             await self._read_again()
             found = self._usable(kid, algorithm)
         elif self._age() > FRESH_SECONDS and (self._background is None or self._background.done()):
@@ -99,8 +108,13 @@ class IssuerKeys:
             with suppress(asyncio.CancelledError):
                 await self._background
 
+    def _must_wait(self) -> bool:
+        # While the provider hangs, only some requests may wait for that: others would time out.
+        is_away = self._clock() - self._failed_at < AWAY_SECONDS
+        return self._age() > WAIT_SECONDS and not is_away
+
     def _age(self) -> float:
-        return float("inf") if self._read_at is None else self._clock() - self._read_at
+        return math.inf if self._read_at is None else self._clock() - self._read_at
 
     def _usable(self, kid: str | None, algorithm: str) -> jwt.PyJWK | None:
         if self._age() > STALE_SECONDS:
@@ -127,7 +141,8 @@ class IssuerKeys:
             except (_Unusable, httpx.HTTPError, httpx.InvalidURL, OSError) as cause:
                 late = f"no answer within {_FETCH_SECONDS:g} s"
                 self._failure = late if isinstance(cause, TimeoutError) else _words(cause)
-                self._next_read = self._clock() + FAILURE_PAUSE_SECONDS
+                self._failed_at = self._clock()
+                self._next_read = self._failed_at + FAILURE_PAUSE_SECONDS
                 log.warning(
                     "the keys of %s cannot be read: %s",
                     self._issuer,

@@ -1,4 +1,7 @@
-"""Finds out who sends a request before anything else looks at it, and completes its record."""
+"""Finds out who sends a request before anything else looks at it, and completes its record.
+
+Also by which scheme the client reaches the API, which proxies say that are known to accounts.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ class AccountsMiddleware:
             return
         accounts: Accounts = scope["app"].state.deps.accounts
         state = dict(scope.get("state") or {})
-        scope = {**scope, "state": state}
+        scope = {**scope, "state": state, "scheme": accounts.scheme(scope)}
         if not accounts.required:
             state[PRINCIPAL] = ANYBODY
             await self._app(scope, receive, send)
@@ -43,7 +46,7 @@ class AccountsMiddleware:
             state[PRINCIPAL] = await _caller(accounts, scope)
         except HttpProblem as refusal:
             if refusal.status in (401, 403):
-                await record_refusal(accounts, scope, refusal.status)
+                await record_refusal(accounts, scope, refusal)
             raise
         await self._serve(accounts, scope, receive, send)
 

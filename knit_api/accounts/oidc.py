@@ -31,6 +31,8 @@ _TYPES: Final = (None, "jwt", "at+jwt", "application/at+jwt")
 _MAX_SUBJECT: Final = 255
 _MAX_NAME: Final = 100
 _GROUPS_SHOWN: Final = 10
+_LAST_END: Final = int((datetime.max.replace(tzinfo=UTC) - 2 * LEEWAY).timestamp())
+"""The latest `exp` that can be an instant here; some providers say "never" by the year 9999."""
 _MALFORMED: Final = (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError)
 
 
@@ -171,22 +173,19 @@ def principal_of(claims: Mapping[str, Any], settings: AccountSettings) -> Princi
     if not isinstance(subject, str) or not subject.isprintable() or not _fits(subject):
         raise TokenRefused(f"the token's subject (sub) is not a text of 1 to {_MAX_SUBJECT}")
     name = _name(claims, subject, settings.oidc_name_claim)
-    groups = _groups(claims, name, settings.oidc_groups_claim)
-    roles = [settings.oidc_roles[group] for group in groups if group in settings.oidc_roles]
-    if not roles:
-        some = ", ".join(repr(group[:80]) for group in groups[:_GROUPS_SHOWN]) or "no group"
-        more = ", …" if len(groups) > _GROUPS_SHOWN else ""
-        raise NoRole(
-            f"{name} is in {some}{more}, and no such group has a role in this knit; its "
-            "administrator gives roles to groups with KNIT_ACCOUNTS__OIDC_ROLES"
-        )
+    known_as = f"oidc:{subject}"
+    try:
+        groups = _groups(claims, name, settings.oidc_groups_claim)
+        role = _role(groups, name, settings.oidc_roles)
+    except _Lacking as lacking:
+        raise NoRole(str(lacking), known_as, name) from None
     return Principal(
-        f"oidc:{subject}",
+        known_as,
         name,
-        max(roles, key=tuple(Role).index),
+        role,
         _projects(groups, settings),
         # The clocks may differ by so much here too.
-        expires=datetime.fromtimestamp(claims["exp"], UTC) + LEEWAY,
+        expires=datetime.fromtimestamp(min(int(claims["exp"]), _LAST_END), UTC) + LEEWAY,
     )
 
 
@@ -201,22 +200,38 @@ def _name(claims: Mapping[str, Any], subject: str, claim: str) -> str:
     return name.strip()[:_MAX_NAME].strip() or subject[:_MAX_NAME]
 
 
+class _Lacking(Exception):
+    """What a user would need for a role is not there; the message says what."""
+
+
+def _role(groups: list[str], name: str, roles: Mapping[str, Role]) -> Role:
+    given = [roles[group] for group in groups if group in roles]
+    if not given:
+        some = ", ".join(repr(group[:80]) for group in groups[:_GROUPS_SHOWN]) or "no group"
+        more = ", …" if len(groups) > _GROUPS_SHOWN else ""
+        raise _Lacking(
+            f"{name} is in {some}{more}, and no such group has a role in this knit; its "
+            "administrator gives roles to groups with KNIT_ACCOUNTS__OIDC_ROLES"
+        )
+    return max(given, key=tuple(Role).index)
+
+
 def _groups(claims: Mapping[str, Any], name: str, claim: str) -> list[str]:
     given = _claim(claims, claim)
     if given is None:
         elsewhere = claims.get("_claim_names")
         if claims.get("hasgroups") or (isinstance(elsewhere, dict) and claim in elsewhere):
-            raise NoRole(
+            raise _Lacking(
                 f"{name} is in more groups than the identity provider puts into a token; let it "
                 "send only those that knit needs (Entra: groups assigned to the application)"
             )
-        raise NoRole(
+        raise _Lacking(
             f"the token does not say in which groups {name} is: it has no claim {claim!r}; let "
             "the identity provider add it, or name another with KNIT_ACCOUNTS__OIDC_GROUPS_CLAIM"
         )
     listed = [given] if isinstance(given, str) else given
     if not isinstance(listed, list):
-        raise NoRole(f"the claim {claim!r} of the token is not a list of groups")
+        raise _Lacking(f"the claim {claim!r} of the token is not a list of groups")
     return [group for group in listed if isinstance(group, str)]
 
 

@@ -42,12 +42,24 @@ Projects = frozenset[Tag]
 
 HIDDEN: Final = "(of another project)"
 """Shown in place of a Plan that is not theirs, where a Run of it has made a Data of theirs."""
+_MAX_CLAIMED: Final = 400
+"""So many characters of any language leave the token of an import below jws.MAX_CHARS."""
 _LAST: Final = datetime.max.replace(tzinfo=UTC)
 
 
 def seen_by(store: ApiStore, projects: Projects) -> ApiStore:
     """Gives the store as a caller sees it who is bound to these projects; none: all of it."""
     return cast("ApiStore", _ProjectStore(store, projects)) if projects else store
+
+
+async def shown_to(store: ApiStore, projects: Projects | None, one: DataDetail) -> DataDetail:
+    """Gives a Data as a caller sees it who is bound to these projects, be it theirs or not.
+
+    None: nobody knows to which, so that all neighbours that come after it are left out.
+    """
+    if projects is None:
+        return replace(one, downstreams=(), nominations=())
+    return await _ProjectStore(store, projects).shown(one) if projects else one
 
 
 def tagged(projects: Projects, tags: frozenset[Tag]) -> frozenset[Tag]:
@@ -194,6 +206,12 @@ class _Imports(_Part):
             raise InvalidRequest(
                 "bad request: an import cannot say to which of your projects its Data belongs",
                 advice="begin it with a token that is bound to one project",
+            )
+        if any(len(str(project)) > _MAX_CLAIMED for project in self._projects):
+            raise InvalidRequest(
+                f"bad request: your project has more than {_MAX_CLAIMED} characters, which the "
+                "token of an import cannot carry",
+                advice="begin it with a token that is bound to a shorter tag",
             )
         begun = await self._store.imports.begin(actor=actor)
         # Its token is given only after this, so nobody can end it without the tag.

@@ -5,12 +5,14 @@ Verifiers are asked in order; each says whether a token is its own.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final, Protocol
 
 from knit_workflows.domain.accounts.principals import Principal, Role, TokenRecord
@@ -34,7 +36,15 @@ class TokenRefused(Exception):
 
 
 class NoRole(TokenRefused):
-    """A token is valid, and whom it authenticates has no role here; the message says why."""
+    """A token is valid, and whom it authenticates has no role here; the message says why.
+
+    `subject` and `name` are what a principal has.
+    """
+
+    def __init__(self, reason: str, subject: str, name: str) -> None:
+        super().__init__(reason)
+        self.subject = subject
+        self.name = name
 
 
 class TokenVerifier(Protocol):
@@ -107,7 +117,8 @@ class BootstrapVerifier:
 class Verifiers:
     """Asks verifiers in order; believes for CACHE_SECONDS what the first that knew a token said.
 
-    Only tokens that were valid are remembered.
+    Only tokens that were valid are remembered. Requests that send the same token at once wait for
+    one verification.
     """
 
     def __init__(
@@ -116,6 +127,7 @@ class Verifiers:
         self._verifiers = verifiers
         self._clock = clock
         self._cached: OrderedDict[str, tuple[float, Principal]] = OrderedDict()
+        self._under_way: dict[str, asyncio.Task[Principal]] = {}
 
     def cached(self, token: str) -> Principal | None:
         """Gives whom a token authenticates, if it was verified within the last seconds."""
@@ -128,9 +140,14 @@ class Verifiers:
         """Says whether a token has been valid before, and is still remembered."""
         return digest_of(token) in self._cached
 
+    def is_verifying(self, token: str) -> bool:
+        """Says whether a token is being verified for another request."""
+        return digest_of(token) in self._under_way
+
     def forget(self, digest: str) -> None:
         """Has the token of that digest verified anew: in this process it is revoked at once."""
         self._cached.pop(digest, None)
+        self._under_way.pop(digest, None)  # it may have seen the token before
 
     async def verify(self, token: str) -> Principal:
         """Gives whom a token authenticates.
@@ -141,17 +158,33 @@ class Verifiers:
         """
         if (known := self.cached(token)) is not None:
             return known
-        digest, begun = digest_of(token), self._clock()
+        digest = digest_of(token)
+        task = self._under_way.get(digest)
+        if task is None:
+            task = self._under_way[digest] = asyncio.create_task(self._verified(token, digest))
+            task.add_done_callback(partial(self._ended, digest))
+        # Shielded: a client that leaves must not end it for the others.
+        return await asyncio.shield(task)
+
+    async def _verified(self, token: str, digest: str) -> Principal:
+        begun = self._clock()
         try:
             principal = await self._ask(token)
         except TokenRefused:
             self._cached.pop(digest, None)
             raise
-        self._cached[digest] = (begun + CACHE_SECONDS, principal)
-        self._cached.move_to_end(digest)
-        while len(self._cached) > _MAX_CACHED:
-            self._cached.popitem(last=False)
+        if self._under_way.get(digest) is asyncio.current_task():  # it was not to be forgotten
+            self._cached[digest] = (begun + CACHE_SECONDS, principal)
+            self._cached.move_to_end(digest)
+            while len(self._cached) > _MAX_CACHED:
+                self._cached.popitem(last=False)
         return principal
+
+    def _ended(self, digest: str, task: asyncio.Task[Principal]) -> None:
+        if self._under_way.get(digest) is task:
+            del self._under_way[digest]
+        if not task.cancelled():
+            task.exception()  # retrieved, though all who waited may have left
 
     async def _ask(self, token: str) -> Principal:
         for verifier in self._verifiers:

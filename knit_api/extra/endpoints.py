@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -136,7 +137,7 @@ class Endpoints:
         for endpoint in self._longest_first:
             count = len(endpoint.segments)
             if [unquote(segment) for segment in sent[:count]] == endpoint.segments:
-                if resolved[:count] != endpoint.segments:
+                if _leads_out(sent[count:]):
                     raise HttpProblem(
                         400,
                         f"bad request: the path leads out of {endpoint.path}",
@@ -144,6 +145,23 @@ class Endpoints:
                     )
                 return Match(endpoint, "".join(f"/{segment}" for segment in sent[count:]))
         return None
+
+
+def _leads_out(rest: Sequence[str]) -> bool:
+    """Says whether a service may come above `proxy_to` when it resolves the dots of a path.
+
+    Services differ. So what some take for two segments (`a%2Fb`, `a\\b`) counts as one level down,
+    what some take for none (`//`, `;a`) as none, and what some take for `..` (`..;a`) as one up.
+    """
+    depth = 0
+    for segment in rest:
+        parts = (part.partition(";")[0] for part in re.split(r"[/\\]", unquote(segment)))
+        names = [name for name in parts if name not in ("", ".")]
+        for is_up, alike in groupby(names, lambda name: name == ".."):
+            depth += -len(list(alike)) if is_up else 1
+            if depth < 0:
+                return True
+    return False
 
 
 def _resolved(raw_path: str) -> list[str]:

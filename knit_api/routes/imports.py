@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
-from knit_api.accounts.guard import ActorOf, forgive, note_made
+from knit_api.accounts.guard import ActorOf, ProjectsOf, forgive, note_made
+from knit_api.accounts.projects import shown_to
 from knit_api.bodies import JWT, token_body
 from knit_api.deps import Deps, DepsOf, StoreOf
 from knit_api.errors import HttpProblem
@@ -15,7 +17,7 @@ from knit_api.openapi.document import failures, gives_token, takes_token
 from knit_api.responses import json_response
 from knit_workflows.domain.accounts import jws
 from knit_workflows.domain.errors import VolumeRefused
-from knit_workflows.domain.imports import CLAIM_ACTOR, Import, import_of
+from knit_workflows.domain.imports import CLAIM_ACTOR, Import, import_of, projects_in
 from knit_workflows.domain.ports import ApiStore
 from knit_workflows.domain.runs.run import USER
 from knit_workflows.wire.data import Data
@@ -33,20 +35,21 @@ _ANEW: Final = "begin another import"
 
 @router.post(f"{_KNITFABS}/begin", name="knitfab_begin_import", include_in_schema=False)
 @router.post(f"{_PATH}/begin", response_model=None, responses=gives_token() | failures(503))
-async def begin_import(request: Request, deps: DepsOf, store: StoreOf, actor: ActorOf) -> Response:
+async def begin_import(
+    request: Request, deps: DepsOf, store: StoreOf, actor: ActorOf, projects: ProjectsOf
+) -> Response:
     """Begin an import: gives a token that names the volume to be made, in its claim `sub`.
 
     That is a claim in knit's namespace on Kubernetes, and a folder in `volumes` of knit's state
     folder on one machine. The token is a compact JWS (HS256) with the claims `jti`, `sub`,
-    `knitfab/knitId`, `knitfab/runId` and `knit/actor`, who has begun the import. The import fails
-    unless it is ended within half an hour
-    (a setting).
+    `knitfab/knitId`, `knitfab/runId`, `knit/actor`, who has begun the import, and `knit/projects`,
+    to which they are bound. The import fails unless it is ended within half an hour (a setting).
     """
     key = await store.imports.signing_key(deps.imports)
     begun = await store.imports.begin(actor=actor)
     note_made(request, knit_id=begun.knit_id, run_id=begun.run_id)
     _log("import begins", "import_begun", begun)
-    token = jws.sign(begun.claims(actor), kid=key.kid, secret=key.secret)
+    token = jws.sign(begun.claims(actor, projects), kid=key.kid, secret=key.secret)
     return Response(token, media_type=JWT)
 
 
@@ -57,7 +60,7 @@ async def begin_import(request: Request, deps: DepsOf, store: StoreOf, actor: Ac
     responses=failures(400, 401, 409, 413, 500, 503),
     openapi_extra=takes_token(),
 )
-async def end_import(request: Request, deps: DepsOf, store: StoreOf) -> Response:
+async def end_import(request: Request, deps: DepsOf) -> Response:
     """End an import with its token: the volume is there, and becomes a Data that is done.
 
     400 if the volume is missing, or not bound within three seconds: it may be ended again. 401 for
@@ -65,8 +68,12 @@ async def end_import(request: Request, deps: DepsOf, store: StoreOf) -> Response
     not known. 409 if the import is over: ended before, not ended in time, or deleted.
 
     That token is all that it needs: who has begun the import has authenticated, and is the actor.
+    The Data is shown as they see it, whoever ends the import.
     """
-    begun, actor = await _verified(await token_body(request), deps, store)
+    # Not the store as the sender sees it: often there is nobody who would be bound to projects.
+    store = await deps.store.get()
+    begun, claims = await _verified(await token_body(request), deps, store)
+    actor = str(claims.get(CLAIM_ACTOR) or USER)
     forgive(request)
     note_made(request, knit_id=begun.knit_id, run_id=begun.run_id, actor=actor)
     await store.imports.require_open(begun, window=deps.imports.window)
@@ -79,11 +86,12 @@ async def end_import(request: Request, deps: DepsOf, store: StoreOf) -> Response
     # If this process dies here, or the database does, housekeeping finishes it.
     await store.imports.finish(begun)
     _log("import ends", "import_ended", begun)
-    return json_response(ToWire().data(await store.data.get(begun.knit_id)))
+    data = await store.data.get(begun.knit_id)
+    return json_response(ToWire().data(await shown_to(store, projects_in(claims), data)))
 
 
-async def _verified(text: str, deps: Deps, store: ApiStore) -> tuple[Import, str]:
-    """Gives what a token is about, and who has begun that.
+async def _verified(text: str, deps: Deps, store: ApiStore) -> tuple[Import, Mapping[str, Any]]:
+    """Gives what a token is about, and all its claims.
 
     Raises:
         HttpProblem: this knit has not signed it, or too long ago.
@@ -101,7 +109,7 @@ async def _verified(text: str, deps: Deps, store: ApiStore) -> tuple[Import, str
         ) from error
     if key.age > deps.imports.key_life:
         raise HttpProblem(401, "the token has expired", _ANEW)
-    return begun, str(token.claims.get(CLAIM_ACTOR) or USER)
+    return begun, token.claims
 
 
 def _log(message: str, action: str, begun: Import) -> None:

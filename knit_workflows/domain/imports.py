@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -11,11 +11,13 @@ from uuid import uuid4
 from knit_workflows.domain.accounts import jws
 from knit_workflows.domain.ids import KnitId, RunId, is_id
 from knit_workflows.domain.runs.run import USER, Exit
+from knit_workflows.domain.tags import Tag, parse_tag
 
 NOT_ENDED: Final = Exit(1, "the import was not ended in time")
 CLAIM_KNIT_ID: Final = "knitfab/knitId"
 CLAIM_RUN_ID: Final = "knitfab/runId"
 CLAIM_ACTOR: Final = "knit/actor"
+CLAIM_PROJECTS: Final = "knit/projects"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +28,15 @@ class Import:
     knit_id: KnitId
     volume: str
 
-    def claims(self, actor: str = USER) -> Mapping[str, str]:
-        """Gives the claims of a new token for it; `actor` has begun it."""
+    def claims(self, actor: str = USER, projects: Iterable[Tag] = ()) -> Mapping[str, Any]:
+        """Gives the claims of a new token for it; `actor`, bound to `projects`, has begun it."""
         return {
             "jti": str(uuid4()),
             "sub": self.volume,
             CLAIM_KNIT_ID: self.knit_id,
             CLAIM_RUN_ID: self.run_id,
             CLAIM_ACTOR: actor,
+            CLAIM_PROJECTS: [str(tag) for tag in sorted(projects)],
         }
 
 
@@ -45,6 +48,15 @@ def import_of(claims: Mapping[str, Any]) -> Import:
     if not (is_id(knit_id) and is_id(run_id)):
         raise jws.BadToken("it is not the token of an import")
     return Import(RunId(run_id), KnitId(knit_id), volume)
+
+
+def projects_in(claims: Mapping[str, Any]) -> frozenset[Tag] | None:
+    """Gives the projects to which whoever began an import is bound; empty: to none.
+
+    None: its token is of an older knit, which did not say so.
+    """
+    projects = claims.get(CLAIM_PROJECTS)
+    return None if projects is None else frozenset(map(parse_tag, projects))
 
 
 @dataclass(frozen=True, slots=True)

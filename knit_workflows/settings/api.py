@@ -47,7 +47,8 @@ class AccountSettings(Group):
     a user without any is refused."""
     oidc_projects: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
     """Tags to which members of a group are bound, as JSON: `{"ml-team": ["project:x"]}`. A user
-    sees what has a tag of any of these groups, and is bound even if other groups are not."""
+    sees what has a tag of any of these groups, and is bound even if other groups are not. A group
+    that is named here has at least one tag, none of them knit's own (`knit#…`)."""
     requests_per_minute: int = Field(default=1200, ge=1)
     """How many requests a subject may make per minute on average; each API process counts."""
     failures_per_minute: int = Field(default=30, ge=1)
@@ -85,12 +86,22 @@ class AccountSettings(Group):
     @field_validator("oidc_projects")
     @classmethod
     def _are_tags(cls, projects: Mapping[str, tuple[str, ...]]) -> Mapping[str, tuple[str, ...]]:
-        for group, tags in projects.items():
+        for group, texts in projects.items():
+            if not texts:
+                # Whoever is bound to no tag is bound to nothing, and would see everything.
+                raise ValueError(
+                    f"group {group!r} has no tag: write at least one, or leave the group out if "
+                    "its members may see everything"
+                )
             try:
-                for tag in tags:
-                    parse_tag(tag)
+                tags = [parse_tag(text) for text in texts]
             except InvalidTag as cause:
                 raise ValueError(f"group {group!r}: {cause.reason}") from cause
+            if own := [str(tag) for tag in tags if tag.is_system]:
+                raise ValueError(
+                    f"group {group!r}: {own[0]!r} is a tag of knit's own: write one that people "
+                    "give, such as project:x"
+                )
         return projects
 
     @model_validator(mode="after")

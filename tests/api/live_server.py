@@ -66,6 +66,7 @@ async def serving(
         lifespan="off",
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=grace,
     )
     server = _Server(config)

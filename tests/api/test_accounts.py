@@ -362,6 +362,73 @@ async def test_guesses_are_limited_per_address(
     assert (await anybody.get("/api/data", headers=bearer(known))).status_code == 200
 
 
+@pytest.fixture
+def slow_lookup(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens are looked up as in a database: meanwhile other requests go on."""
+    find = store.tokens.find
+
+    async def found(digest: str) -> TokenRecord | None:
+        await asyncio.sleep(0.01)
+        return await find(digest)
+
+    monkeypatch.setattr(store.tokens, "find", found)
+
+
+@pytest.mark.usefixtures("slow_lookup")
+async def test_a_valid_token_is_no_guess_however_many_requests_bring_it_at_once(
+    deps: Deps, anybody: httpx.AsyncClient, store: MemoryStore
+) -> None:
+    text, _ = await a_token(store, Role.VIEWER)
+    object.__setattr__(deps, "accounts", enforced(store, failures_per_minute=5))
+    asked = (anybody.get("/api/data", headers=bearer(text)) for _ in range(20))
+    answers = await asyncio.gather(*asked)
+    assert [answer.status_code for answer in answers] == [200] * 20
+    guesses = [await anybody.get("/api/data", headers=bearer(new_token())) for _ in range(6)]
+    assert [answer.status_code for answer in guesses] == [401] * 5 + [429], "nothing was lost"
+
+
+@pytest.mark.usefixtures("slow_lookup")
+async def test_one_wrong_token_in_many_requests_at_once_is_many_failures(
+    deps: Deps, anybody: httpx.AsyncClient, store: MemoryStore
+) -> None:
+    """Each is recorded."""
+    text = new_token()
+    object.__setattr__(deps, "accounts", enforced(store, failures_per_minute=5))
+    answers = await asyncio.gather(
+        *(anybody.post("/api/data", headers=bearer(text)) for _ in range(20))
+    )
+    assert sorted(answer.status_code for answer in answers) == [401] * 5 + [429] * 15
+    assert len(store.memory.audit) == 5
+
+
+@pytest.mark.usefixtures("slow_lookup")
+async def test_a_client_that_leaves_does_not_end_the_verification_for_others(
+    deps: Deps, store: MemoryStore
+) -> None:
+    text, _ = await a_token(store, Role.VIEWER)
+    verifiers = deps.accounts.verifiers
+    first, second = (asyncio.ensure_future(verifiers.verify(text)) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert (await second).name == "viewer"
+    assert first.cancelled()
+    assert not verifiers.is_verifying(text)
+
+
+@pytest.mark.usefixtures("slow_lookup")
+async def test_a_token_that_is_revoked_while_it_is_verified_is_not_believed_afterwards(
+    deps: Deps, store: MemoryStore
+) -> None:
+    text, record = await a_token(store, Role.VIEWER)
+    verifiers = deps.accounts.verifiers
+    before = asyncio.ensure_future(verifiers.verify(text))
+    await asyncio.sleep(0)
+    verifiers.forget(record.digest)
+    assert not verifiers.is_verifying(text), "whoever comes now asks anew"
+    await before
+    assert verifiers.cached(text) is None
+
+
 async def test_requests_are_limited_per_subject(
     deps: Deps, anybody: httpx.AsyncClient, store: MemoryStore
 ) -> None:
@@ -657,6 +724,13 @@ async def test_neither_log_nor_audit_holds_a_secret(
         (["127.0.0.0/8"], "10.9.9.9, 203.0.113.7", "203.0.113.7"),
         (["127.0.0.0/8", "203.0.113.0/24"], "10.9.9.9, 203.0.113.7", "10.9.9.9"),
         (["127.0.0.0/8"], "203.0.113.7, nonsense", "127.0.0.1"),
+        (["127.0.0.0/8"], "203.0.113.7:51234", "203.0.113.7"),
+        (["127.0.0.0/8"], "[2001:db8::1]:443", "2001:db8::1"),
+        (["127.0.0.0/8"], "[2001:db8::1]", "2001:db8::1"),
+        (["127.0.0.0/8"], "2001:db8::1", "2001:db8::1"),
+        (["127.0.0.0/8", "203.0.113.0/24"], "10.9.9.9:1, 203.0.113.7:51234", "10.9.9.9"),
+        (["127.0.0.0/8"], "203.0.113.7:port", "127.0.0.1"),
+        (["127.0.0.0/8"], "203.0.113:7", "127.0.0.1"),
         (["127.0.0.0/8"], "", "127.0.0.1"),
         (["10.0.0.0/8"], "203.0.113.7", "127.0.0.1"),
     ],

@@ -14,7 +14,7 @@ import pytest
 from knit_api.app import create_app
 from knit_api.extra.in_force import ExtraApis
 from knit_workflows.settings import ExtraApisSettings
-from tests.api.access import nobody_asks
+from tests.api.access import enforced, nobody_asks
 from tests.api.extra import PutInForce, extra
 from tests.api.live_server import chunk, talk, unchunked
 from tests.api.upstreams import OK, Received, sends, service
@@ -137,9 +137,30 @@ async def test_the_service_learns_who_asked_and_for_what(port, extra: PutInForce
         seen = behind.last
         assert seen.one("x-forwarded-for") == "203.0.113.7, 127.0.0.1"
         assert seen.one("x-forwarded-host") == "knit.example:8080"
-        assert seen.one("x-forwarded-proto") in ("http", "gopher")
+        assert seen.one("x-forwarded-proto") == "http"
         assert seen.all("forwarded") == []
         assert seen.one("via").startswith("1.1 front, 1.1 knit-")
+
+
+@pytest.mark.parametrize(
+    ("settings", "sent", "told"),
+    [
+        ({}, "https", "http"),
+        ({}, "gopher", "http"),
+        ({"trusted_proxies": ["127.0.0.0/8"]}, "https", "https"),
+        ({"trusted_proxies": ["127.0.0.0/8"]}, "gopher", "http"),
+        ({"trusted_proxies": ["10.0.0.0/8"]}, "https", "http"),
+        ({"public_url": "https://knit.example"}, "http", "https"),
+    ],
+)
+async def test_the_service_learns_the_scheme_from_whom_accounts_believe(
+    deps, store, port, extra: PutInForce, settings, sent, told
+):
+    object.__setattr__(deps, "accounts", enforced(store, **settings))
+    async with service(sends(OK)) as behind:
+        extra(behind.port)
+        await talk(port, request("GET /x", f"X-Forwarded-Proto: {sent}"))
+        assert behind.last.one("x-forwarded-proto") == told
 
 
 async def test_a_body_with_a_length_stays_one_with_a_length(port, extra: PutInForce):

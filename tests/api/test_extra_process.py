@@ -130,6 +130,16 @@ def _change_it(folder: Path, file: Path, port: int, environment: dict[str, str])
         assert log.count("extra_apis_loaded") == 1
 
 
+@pytest.mark.patient
+async def test_a_client_of_this_machine_does_not_say_what_its_scheme_is(tmp_path: Path):
+    async with service(sends(OK)) as behind:
+        file = configured(tmp_path, behind.port)
+        with api(tmp_path, "--extra-apis-config", str(file), **NOBODY) as running:
+            async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE) as client:
+                await client.get(f"{running.url}/x", headers={"X-Forwarded-Proto": "https"})
+        assert behind.last.one("x-forwarded-proto") == "http"
+
+
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("certificates")

@@ -18,6 +18,7 @@ from knit_api.accounts.issuer import (
     FRESH_SECONDS,
     PAUSE_SECONDS,
     STALE_SECONDS,
+    WAIT_SECONDS,
 )
 from knit_api.accounts.oidc import MAX_TOKEN_CHARS, OidcVerifier, issuer_client
 from knit_api.accounts.verifiers import NoRole, TokenRefused
@@ -36,6 +37,7 @@ from tests.api.issuers import (
     part,
     private_key,
     public_jwk,
+    signed,
     token,
 )
 
@@ -232,7 +234,7 @@ async def test_tokens_of_others(verifier: OidcVerifier, issuer: Issuer, iss: obj
 
 @pytest.mark.parametrize("sub", ["", "a\nb", "x" * 256, 7, {}])
 async def test_subjects_that_are_none(verifier: OidcVerifier, sub: object) -> None:
-    text = token(sub=sub) if isinstance(sub, str) else _signed(claims(sub=sub))
+    text = token(sub=sub) if isinstance(sub, str) else signed(claims(sub=sub))
     assert "sub" in (await refused(verifier, text)).lower()
 
 
@@ -240,16 +242,7 @@ async def test_subjects_that_are_none(verifier: OidcVerifier, sub: object) -> No
     "broken", [{"exp": 1e400}, {"exp": "soon"}, {"exp": []}, {"nbf": {}}, {"iat": "now"}]
 )
 async def test_claims_that_make_no_sense(verifier: OidcVerifier, broken: dict) -> None:
-    assert "not valid" in await refused(verifier, _signed(claims(**broken)))
-
-
-def _signed(payload: object, head: object = None) -> str:
-    """A token that its issuer has really signed, whatever it says."""
-    from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
-    from cryptography.hazmat.primitives.hashes import SHA256
-
-    text = f"{part(head or {'alg': 'RS256', 'kid': 'one'})}.{part(payload)}"
-    return f"{text}.{part(private_key('one').sign(text.encode(), PKCS1v15(), SHA256()))}"
+    assert "not valid" in await refused(verifier, signed(claims(**broken)))
 
 
 # ------------------------------------------------------------ forgeries
@@ -322,7 +315,7 @@ async def test_a_key_that_is_too_short_is_not_used(verifier: OidcVerifier, issue
     assert "does not have" in await refused(verifier, text)
 
 
-async def test_what_is_changed_is_no_longer_signed(verifier: OidcVerifier) -> None:
+async def test_what_is_changed_is_no_longersigned(verifier: OidcVerifier) -> None:
     head, payload, signature = token().split(".")
     for text in (
         f"{head}.{part(claims(groups=['ops']))}.{signature}",
@@ -372,7 +365,7 @@ async def test_other_things_that_the_issuer_signs_are_no_tokens(verifier: OidcVe
 
 async def test_extensions_that_must_be_understood_are_not(verifier: OidcVerifier) -> None:
     head = {"alg": "RS256", "kid": "one", "crit": ["exp"], "exp": 1}
-    await refused(verifier, _signed(claims(), head))
+    await refused(verifier, signed(claims(), head))
 
 
 # ------------------------------------------------------------ keys and their rotation
@@ -392,6 +385,17 @@ async def test_keys_are_read_once_and_again_when_they_are_old(
     await asyncio.sleep(0.05)
     assert issuer.reads == 2
     assert "does not have" in await refused(verifier, token()), "it has been taken back"
+
+
+async def test_a_key_that_was_taken_back_opens_no_idle_api(
+    verifier: OidcVerifier, issuer: Issuer
+) -> None:
+    await verifier.verify(token())
+    issuer.keys = [public_jwk("two")]
+    issuer.now += 3600
+    assert "does not have" in await refused(verifier, token())
+    assert await verifier.verify(token("two"))
+    assert issuer.reads == 2
 
 
 async def test_a_new_key_is_found_at_once(verifier: OidcVerifier, issuer: Issuer) -> None:
@@ -473,6 +477,37 @@ async def test_a_list_of_keys_that_is_none(verifier: OidcVerifier, issuer: Issue
     assert "is not a list of keys" in await unavailable(verifier, token())
 
 
+async def test_an_issuer_that_hangs_is_waited_for_once_by_whoever_has_a_known_key(
+    issuer: Issuer, monkeypatch
+) -> None:
+    """Old keys are of no use before, and others do not wait each time while it goes on."""
+    hangs, asked = False, []
+
+    async def handle(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        if hangs:
+            await asyncio.sleep(100)
+        return issuer.handle(request)
+
+    monkeypatch.setattr("knit_api.accounts.issuer._FETCH_SECONDS", 0.05)
+    http = httpx.AsyncClient(transport=httpx.MockTransport(handle))
+    settings = AccountSettings.model_validate(USUAL)
+    verifier = OidcVerifier(settings, http, clock=lambda: issuer.now)
+    await verifier.verify(token())
+    hangs = True
+    issuer.now += WAIT_SECONDS + 1
+    took = time.monotonic()
+    assert await verifier.verify(token())
+    assert time.monotonic() - took >= 0.05
+    issuer.now += FAILURE_PAUSE_SECONDS
+    monkeypatch.setattr("knit_api.accounts.issuer._FETCH_SECONDS", 100)
+    before = len(asked)
+    assert await verifier.verify(token())
+    await asyncio.sleep(0.01)
+    assert len(asked) == before + 1, "it is asked behind the scenes"
+    await verifier.aclose()
+
+
 async def test_an_issuer_that_hangs(verifier_with, issuer: Issuer, monkeypatch) -> None:
     async def hang(_: httpx.Request) -> httpx.Response:
         await asyncio.sleep(100)
@@ -508,6 +543,8 @@ async def test_closing_ends_what_is_under_way(verifier: OidcVerifier, issuer: Is
         ({"OIDC_ROLES": "{}"}, "or nobody has a role"),
         ({"OIDC_ROLES": '{"a": "king"}'}, "'viewer'"),
         ({"OIDC_PROJECTS": '{"a": ["no-colon"]}'}, "group 'a': the tag 'no-colon' has no ':'"),
+        ({"OIDC_PROJECTS": '{"b": ["p:x"], "a": []}'}, "group 'a' has no tag: write at least one"),
+        ({"OIDC_PROJECTS": '{"a": ["p:x", "knit#id: 1"]}'}, "'knit#id:1' is a tag of knit's own"),
     ],
 )
 def test_settings_that_are_not_complete(monkeypatch, variables, words) -> None:

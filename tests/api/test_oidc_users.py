@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import httpx
@@ -13,7 +14,7 @@ from knit_api.accounts.oidc import OidcVerifier
 from knit_api.deps import Deps, Lazy
 from knit_workflows.domain.accounts.principals import AuditQuery
 from knit_workflows.settings import AccountSettings
-from tests.api.issuers import AUDIENCE, ISSUER, Issuer, claims, forged, token
+from tests.api.issuers import AUDIENCE, ISSUER, Issuer, claims, forged, signed, token
 from tests.memory_store import MemoryStore
 
 SETTINGS = {
@@ -30,10 +31,16 @@ def issuer() -> Issuer:
 
 
 @pytest.fixture
+def more() -> dict[str, object]:
+    """Settings besides; a test that needs one is parametrized with it."""
+    return {}
+
+
+@pytest.fixture
 async def client(
-    app: FastAPI, deps: Deps, store: MemoryStore, issuer: Issuer
+    app: FastAPI, deps: Deps, store: MemoryStore, issuer: Issuer, more: dict[str, object]
 ) -> AsyncIterator[httpx.AsyncClient]:
-    settings = AccountSettings.model_validate(SETTINGS)
+    settings = AccountSettings.model_validate({**SETTINGS, **more})
     verifier = OidcVerifier(settings, issuer.client(), clock=lambda: issuer.now)
     accounts = Accounts(settings, Lazy.of(store).get, [verifier])
     object.__setattr__(deps, "accounts", accounts)
@@ -85,6 +92,31 @@ async def test_a_user_without_a_role_is_403_and_no_guesser(client: httpx.AsyncCl
         message = refused.json()["message"]
         assert "ada is in 'other'" in message["reason"]
         assert "ask an admin of this knit for a role" in message["advice"]
+
+
+@pytest.mark.parametrize("more", [{"requests_per_minute": 5}])
+async def test_users_without_a_role_are_recorded_by_name_and_have_a_limit(
+    client: httpx.AsyncClient, store: MemoryStore
+) -> None:
+    """Whether their requests come one by one or at once."""
+    headers = {"Authorization": f"Bearer {token(groups=['other'])}"}
+    asked = [client.post("/api/data", headers=headers) for _ in range(20)]
+    answers = [await asked.pop(), await asked.pop(), *await asyncio.gather(*asked)]
+    assert sorted(answer.status_code for answer in answers) == [403] * 5 + [429] * 15
+    entries = await store.audit.find(AuditQuery(), limit=99)
+    assert [(one.record.subject, one.record.actor, one.status) for one in entries] == [
+        ("oidc:7f3c", "ada", 403)
+    ] * 5
+    other = await client.get("/api/whoami", headers={"Authorization": f"Bearer {token(sub='x')}"})
+    assert other.status_code == 200, "it is the limit of that subject"
+
+
+@pytest.mark.parametrize("end", [253402300799, "253402300799", 10**15])
+async def test_a_token_that_never_ends_is_one(client: httpx.AsyncClient, end: object) -> None:
+    """Also where its end is a text of digits, as a few providers write it."""
+    who = await get(client, signed(claims(exp=end)))
+    assert who.status_code == 200
+    assert who.json()["expires"].startswith("9999-12-31T23:5")
 
 
 async def test_a_provider_that_is_away_is_503_and_no_fault_of_the_caller(

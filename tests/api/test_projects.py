@@ -11,11 +11,15 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from knit_workflows.domain.accounts import jws
 from knit_workflows.domain.accounts.principals import Role
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.ids import KnitId
+from knit_workflows.domain.imports import Import, ImportTimes, import_of
 from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.domain.tags import Tag, parse_tag
+from knit_workflows.domain.volumes import Volume
+from tests.api.access import BEARER
 from tests.api.archives import HELLO, tar_of
 from tests.api.fake_transfers import FakeTransfers
 from tests.api.test_accounts import TAR, a_token, bearer
@@ -215,6 +219,78 @@ async def test_what_they_push_belongs_to_their_project(
     assert begun.status_code == 200
     newest = list(store.memory.data.values())[-1]
     assert X in newest.tags
+
+
+async def an_import(
+    bound: httpx.AsyncClient, client: httpx.AsyncClient, transfers: FakeTransfers
+) -> tuple[str, Import]:
+    """The token of an import that x has begun, of what a Plan of y would read."""
+    made = await client.post("/plans", json=plan("theirs", "project:y k:in", "project:y"))
+    assert made.status_code == 200, made.text
+    text = (await bound.post("/data/import/begin")).text
+    begun = import_of(jws.read(text).claims)
+    changed = await client.put(f"/data/{begun.knit_id}", json={"add": ["project:y", "k:in"]})
+    assert changed.status_code == 200, changed.text
+    await transfers.backend.create_volume(Volume(begun.volume, begun.knit_id))
+    return text, begun
+
+
+@pytest.mark.parametrize("by", ["nobody", "another", "all"])
+async def test_an_import_shows_what_is_theirs_whoever_ends_it(
+    bound: httpx.AsyncClient, client: httpx.AsyncClient, app: FastAPI,
+    store: MemoryStore, transfers: FakeTransfers, by: str,
+) -> None:  # fmt: skip
+    """By its own token, alone or beside credentials of others; be the Data still theirs or not."""
+    text, begun = await an_import(bound, client, transfers)
+    another, _ = await a_token(store, Role.VIEWER, name="z", projects=frozenset({Tag("z", "z")}))
+    headers = {"nobody": {}, "another": bearer(another), "all": BEARER}[by]
+    if by == "another":
+        await client.put(f"/data/{begun.knit_id}", json={"remove": ["project:x"]})
+    ended = await end_of_import(app, text, headers)
+    assert ended.status_code == 200, ended.text
+    assert (ended.json()["knitId"], ended.json()["nomination"]) == (begun.knit_id, [])
+    whole = (await client.get(f"/data/{begun.knit_id}/metadata")).json()
+    assert [one["plan"]["image"] for one in whole["nomination"]] == ["theirs:v1"]
+
+
+async def test_the_token_of_an_older_import_shows_no_neighbours(
+    bound: httpx.AsyncClient, client: httpx.AsyncClient, app: FastAPI,
+    store: MemoryStore, transfers: FakeTransfers,
+) -> None:  # fmt: skip
+    """It does not say to which projects whoever began the import is bound."""
+    _, begun = await an_import(bound, client, transfers)
+    key = await store.imports.signing_key(ImportTimes())
+    claims = {k: v for k, v in begun.claims("old").items() if k != "knit/projects"}
+    ended = await end_of_import(app, jws.sign(claims, kid=key.kid, secret=key.secret), {})
+    assert ended.status_code == 200, ended.text
+    assert (ended.json()["nomination"], ended.json()["downstreams"]) == ([], [])
+
+
+async def test_an_import_of_somebody_who_sees_all_shows_all(
+    bound: httpx.AsyncClient, client: httpx.AsyncClient, app: FastAPI, transfers: FakeTransfers
+) -> None:
+    text, _ = await an_import(client, client, transfers)
+    ended = await end_of_import(app, text, {})
+    assert [one["plan"]["image"] for one in ended.json()["nomination"]] == ["theirs:v1"]
+
+
+async def end_of_import(app: FastAPI, text: str, headers: dict[str, str]) -> httpx.Response:
+    transport = httpx.ASGITransport(app)
+    headers = {"Content-Type": "application/jwt", **headers}
+    async with httpx.AsyncClient(transport=transport, base_url="http://api.test/api") as one:
+        return await one.post("/data/import/end", content=text, headers=headers)
+
+
+async def test_a_project_that_no_token_of_an_import_can_carry_is_refused_at_once(
+    anybody: httpx.AsyncClient, store: MemoryStore
+) -> None:
+    for name, chars, status in (("long", 392, 200), ("longer", 393, 400)):
+        projects = frozenset({Tag("project", "\N{GRINNING FACE}" * chars)})
+        text, _ = await a_token(store, Role.OPERATOR, name=name, projects=projects)
+        begun = await anybody.post("/data/import/begin", headers=bearer(text))
+        assert begun.status_code == status
+        if status == 200:
+            assert jws.read(begun.text)
 
 
 async def test_of_several_projects_one_must_be_named(

@@ -50,7 +50,8 @@ def test_a_token_tells_what_was_signed() -> None:
         "typ": "JWT",
     }
     plain = json.loads(base64.urlsafe_b64decode(claims + "=="))
-    assert set(plain) == {"jti", "sub", "knitfab/knitId", "knitfab/runId", "knit/actor"}
+    ours = {"knit/actor", "knit/projects"}
+    assert set(plain) == {"jti", "sub", "knitfab/knitId", "knitfab/runId", *ours}
     assert plain["sub"] == BEGUN.volume
     read = jws.read(text)
     jws.verify(read, SECRET)
