@@ -27,7 +27,7 @@ ORDER: Final = (STORAGE, CERTS, DATABASE, REGISTRY, TEMPORAL, APP)
 """Each needs only what stands before it."""
 OPTIONAL: Final = (TEMPORAL,)
 """Not part of an installation unless asked for."""
-PULLING: Final = (DATABASE, REGISTRY, TEMPORAL, APP)
+PULLING: Final = (STORAGE, DATABASE, REGISTRY, TEMPORAL, APP)
 """Charts with a value `imagePullSecrets`."""
 BUNDLED_TEMPORAL: Final = "temporal-frontend:7233"
 """The frontend that knit-temporal makes, as its namespace sees it."""

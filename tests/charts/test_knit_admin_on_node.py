@@ -184,6 +184,8 @@ def test_from_nothing_to_a_run_and_back(
     if "helm-3" in request.node.name:  # neither command uses helm
         freeze_and_thaw(node, admin, copy["knitId"])
 
+    scale_by_hand(node, admin)
+
     admin.knit("admin", "uninstall", "--yes")
     assert not node.has("deployment", "knit-api", admin.namespace)
     admin.knit("admin", "install")
@@ -210,6 +212,14 @@ def test_from_nothing_to_a_run_and_back(
     # The claim that an administrator has made for backups is theirs.
     assert running == ["persistentvolumeclaim/backups"]
     (restore if only_once else move_from_knitfab)(node, admin, api, copy["knitId"])
+
+
+def scale_by_hand(node: Node, admin: Administrator) -> None:
+    """Another number of pods is undone by the next installation, with both helms."""
+    target = ("deployment", "knit-worker-interactive")
+    node.kubectl("scale", *target, "-n", admin.namespace, "--replicas=2")
+    admin.knit("admin", "install")
+    assert node.get(*target, admin.namespace)["spec"]["replicas"] == 1
 
 
 @contextmanager

@@ -313,8 +313,28 @@ def test_a_job_gets_another_name_when_it_does_something_else(helm: Helm) -> None
 
     assert jobs() == jobs()
     assert len(jobs()) == 2
-    assert not jobs() & jobs("--set", "image.tag=other")
+    for change in ("image.tag=other", "podLabels.team=b", "database.service=other"):
+        assert not jobs() & jobs("--set", change)
     assert all(len(name.removeprefix("Job/")) <= 52 for name in jobs())
+
+
+def test_annotations_and_labels_of_pods_are_those_of_jobs_too(helm: Helm) -> None:
+    """A service mesh that is told to leave pods alone would keep a Job from ending."""
+    values = ("--set", "podAnnotations.mesh=no,podLabels.team=b")
+    templates = [
+        one if one["kind"] == "Pod" else one["spec"]["template"]
+        for one in rendered(helm, *values).values()
+        if one["kind"] in ("Deployment", "Job", "Pod")
+    ]
+    assert len(templates) > 6
+    assert {one["metadata"]["annotations"]["mesh"] for one in templates} == {"no"}
+    assert {one["metadata"]["labels"]["team"] for one in templates} == {"b"}
+
+
+def test_what_cannot_look_into_the_cluster_renders_the_same_each_time(helm: Helm) -> None:
+    """As GitOps does; the first token is then somebody's own."""
+    values = ("--values", CHARTS / "knit-app" / "ci" / "plain-values.yaml")
+    assert helm.render("knit-app", *values) == helm.render("knit-app", *values)
 
 
 def test_the_first_token_has_the_form_of_a_token(helm: Helm) -> None:

@@ -196,8 +196,9 @@ def test_nfs_folders_are_told_apart_by_namespace_and_claim(helm: Helm) -> None:
     data = rendered["StorageClass/knit-storage-data"]
     assert data["provisioner"] == "nfs.csi.k8s.io"
     assert data["mountOptions"] == ["nfsvers=4.2", "hard"]
+    # Of one part: some releases of the driver delete all that is below the first one.
     assert data["parameters"]["subDir"] == (
-        "knit-data/${pvc.metadata.namespace}/${pvc.metadata.name}.d"
+        "knit-data_${pvc.metadata.namespace}_${pvc.metadata.name}.d"
     )
     assert data["parameters"]["server"] == "nfs.example.com"
     assert "Deployment/knit-storage-nfs" not in rendered
@@ -238,3 +239,11 @@ def without_passwords(objects: list[dict[str, Any]]) -> dict[str, Any]:
         if one["kind"] == "Secret":
             one.get("data", {}).pop("password", None)
     return named
+
+
+def test_the_registry_has_the_time_to_end_that_it_is_given(helm_3: Helm) -> None:
+    for seconds, drained in ((60, 55), (600, 595), (3, 1)):
+        found = helm_3.render(
+            "knit-image-registry", "--set", f"terminationGracePeriodSeconds={seconds}"
+        )
+        assert f"draintimeout: {drained}s" in str(found)

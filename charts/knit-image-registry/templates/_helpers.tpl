@@ -66,7 +66,8 @@ auth:
 {{- end }}
 http:
   addr: 127.0.0.1:5000
-  draintimeout: 20s
+  # A little less than the pod has, so that it ends by itself.
+  draintimeout: {{ sub (.context.Values.terminationGracePeriodSeconds | int64) 5 | max 1 }}s
 {{- end }}
 
 {{/* Labels of what `helm test` makes; no Service selects it. */}}

@@ -32,7 +32,11 @@ app.kubernetes.io/component: {{ .Values.component }}
 {{ .Values.nfs.server }}{{ if not .Values.nfs.external }}.{{ .Release.Namespace }}.svc{{ end }}
 {{- end }}
 
-{{/* The parameters of the class whose folders are below `folder`, as JSON. */}}
+{{/*
+The parameters of the class whose folders begin with `folder`, as JSON. A folder is of one part: releases of
+csi-driver-nfs about 4.10 delete all that is below the first one (kubernetes-csi/csi-driver-nfs#855). No name
+in Kubernetes has an underscore, so no two claims share a folder.
+*/}}
 {{- define "knit-storage-nfs.parameters" -}}
 {{- $root := .root -}}
 {{- $parameters := dict -}}
@@ -40,7 +44,7 @@ app.kubernetes.io/component: {{ .Values.component }}
   {{- $parameters = dict
     "server" (include "knit-storage-nfs.server" $root)
     "share" $root.Values.nfs.share
-    "subDir" (printf "%s/${pvc.metadata.namespace}/${pvc.metadata.name}.d" .folder)
+    "subDir" (printf "%s_${pvc.metadata.namespace}_${pvc.metadata.name}.d" .folder)
     "mountPermissions" "0777"
     "csi.storage.k8s.io/provisioner-secret-name" (printf "%s-mount-options" $root.Values.component)
     "csi.storage.k8s.io/provisioner-secret-namespace" $root.Release.Namespace

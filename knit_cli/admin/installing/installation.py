@@ -50,7 +50,7 @@ def install(folder: SettingsFolder, cluster: Cluster, wishes: Wishes) -> dict[st
     _check(folder, chosen)
     with folder.sole_user() as lock:
         held = replace(cluster, lock=lock)
-        check_helm(held)
+        applying = _ways_to_apply(check_helm(held))
         ensure_namespace(held)
         if not wishes.take_over:
             check_owner(folder, held)
@@ -62,7 +62,7 @@ def install(folder: SettingsFolder, cluster: Cluster, wishes: Wishes) -> dict[st
         with progress.shown():
             for chart in chosen:
                 with progress.step(chart):
-                    _install_one(folder, held, chart, wishes, progress)
+                    _install_one(folder, held, chart, wishes, progress, applying)
         # What was there before does not see by itself that its Secret is another one.
         if charts.APP in before:
             restarted = workloads.workloads_with_variable(held, changed)
@@ -118,8 +118,22 @@ def _repair(
     folder.set_at_work_on(None)
 
 
+def _ways_to_apply(version: str) -> list[str]:
+    """Gives helm's flags with which a release's own numbers come back.
+
+    helm 4 has the server apply, where each field is whose who set it last: after a `kubectl scale`,
+    by an administrator or by `freeze` and `thaw`, it would refuse to change the number of pods.
+    """
+    return ["--server-side=true", "--force-conflicts"] if version.startswith("v4.") else []
+
+
 def _install_one(
-    folder: SettingsFolder, cluster: Cluster, chart: str, wishes: Wishes, progress: Progress
+    folder: SettingsFolder,
+    cluster: Cluster,
+    chart: str,
+    wishes: Wishes,
+    progress: Progress,
+    applying: Sequence[str],
 ) -> None:
     values = merged(
         charts.handed_over(chart, _values_of_others(folder, cluster, chart)),
@@ -138,7 +152,7 @@ def _install_one(
     try:
         cluster.helm(
             *("upgrade", "--install", chart, *wishes.source.arguments(chart)),
-            *("--values", "-", *words, "--wait", "--timeout", wishes.timeout),
+            *("--values", "-", *words, "--wait", "--timeout", wishes.timeout, *applying),
             values=values,
             on_tick=tick,
         )

@@ -385,7 +385,7 @@ def test_a_secret_to_pull_images_with_is_made_and_named(prepared: Admin):
     prepared.succeed("install")
     assert prepared.tools.objects()["secret/knit-regcred"]["type"].endswith("dockerconfigjson")
     for chart, (_, values) in upgrades(prepared).items():
-        pulls = chart not in ("knit-storage-nfs", "knit-certs")
+        pulls = chart != "knit-certs"
         assert values.get("imagePullSecrets") == ([{"name": "knit-regcred"}] if pulls else None)
 
 
@@ -528,8 +528,11 @@ def test_a_helm_of_another_age_is_refused(prepared: Admin, text):
 
 
 def test_helm_4_is_as_good(prepared: Admin):
+    """It is told to take back what others have set, such as a number of pods."""
     prepared.tools.say("helm-version", "v4.3.2")
     prepared.succeed("install")
+    for words, _ in upgrades(prepared).values():
+        assert {"--server-side=true", "--force-conflicts"} < set(words)
 
 
 def test_a_missing_helm_is_told(prepared: Admin):

@@ -5,25 +5,34 @@ and a database in the same release would not be there yet. Workers wait for what
 */}}
 {{- define "knit-app.jobMetadata" -}}
 {{- $about := dict "root" .root "component" .component -}}
-name: knit-{{ .component }}-{{ .root.Release.Revision }}-{{ .pod | sha256sum | trunc 8 }}
+{{- $does := print (include "knit-app.jobTemplate" .) (include "knit-app.settings" .root) }}
+name: knit-{{ .component }}-{{ .root.Release.Revision }}-{{ $does | sha256sum | trunc 8 }}
 namespace: {{ .root.Release.Namespace }}
 labels:
   {{- include "knit-app.labels" $about | nindent 2 }}
 {{- end }}
 
 {{- define "knit-app.jobSpec" -}}
-{{- $about := dict "root" .root "component" .component -}}
 backoffLimit: 20
 activeDeadlineSeconds: {{ .root.Values.patience | int64 | add 600 }}
 template:
-  metadata:
-    labels:
-      {{- include "knit-app.podLabels" $about | nindent 6 }}
-      {{- with .root.Values.podLabels }}
-      {{- toYaml . | nindent 6 }}
-      {{- end }}
-  spec:
-    {{- .pod | nindent 4 }}
+  {{- include "knit-app.jobTemplate" . | nindent 2 }}
+{{- end }}
+
+{{- define "knit-app.jobTemplate" -}}
+{{- $about := dict "root" .root "component" .component -}}
+metadata:
+  labels:
+    {{- include "knit-app.podLabels" $about | nindent 4 }}
+    {{- with .root.Values.podLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- with .root.Values.podAnnotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+spec:
+  {{- .pod | nindent 2 }}
 {{- end }}
 
 {{- define "knit-app.jobPod" -}}
