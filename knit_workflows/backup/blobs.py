@@ -161,6 +161,19 @@ class Writer(_Pooled):
         """Says whether a piece is there."""
         return sha256 in self._present
 
+    def size_of(self, sha256: str) -> int | None:
+        """Gives the bytes of the content of a piece, as its frame says; None: it is not there.
+
+        One that has no frame is written again if it is put.
+        """
+        packed = self._destination.read(Piece(sha256, 0).name) if self.has(sha256) else None
+        try:
+            return None if packed is None else zstd.get_frame_info(packed).decompressed_size
+        except zstd.ZstdError:
+            with self._guard:
+                self._present.discard(sha256)
+            return None
+
     def put(self, content: bytes) -> Future[Piece]:
         """Stores a piece; waits while enough others are being stored.
 

@@ -138,8 +138,11 @@ def take_images(
 
 
 def _in_one_piece(digest: str, size: int, writer: Writer) -> Stored | None:
-    """Gives a blob that is one piece, which has its digest, if that is there already."""
-    if 0 < size <= PIECE and writer.has(digest):
+    """Gives a blob that is one piece, which has its digest, if that is there already.
+
+    A blob of another size than the piece is rotten in the registry: whoever reads it says so.
+    """
+    if 0 < size <= PIECE and writer.size_of(digest) == size:
         return Stored(digest, (Piece(digest, size),))
     return None
 

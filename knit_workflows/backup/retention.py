@@ -8,23 +8,30 @@ from contextlib import suppress
 from knit_workflows.backup.blobs import FOLDER, Reader, digest_in
 from knit_workflows.backup.destinations import Destination
 from knit_workflows.backup.destinations.base import Lock
-from knit_workflows.backup.problems import Damaged
+from knit_workflows.backup.problems import BackupProblem, Damaged
 from knit_workflows.backup.sets import BackupSet, load_set, set_ids, set_name
 
 
-def prune(destination: Destination, lock: Lock, keep: int) -> Iterator[str]:
+def prune(destination: Destination, lock: Lock, keep: int, written: str) -> Iterator[str]:
     """Removes all but the newest `keep` sets, and gives their ids.
 
     The newest set whose images are whole stays besides, if none of those has such: a set without
     images does not replace it, and one that lacks a rotten blob may leave it the last copy.
 
     A set goes before its pieces, so that there is never one without; pieces that a killed backup
-    has left go, too. A second call goes on from there.
+    has left go, too. A second call goes on from there. `written`: a set that is there for sure.
 
     Raises:
-        BackupProblem: a set that stays cannot be read, so nobody knows what it needs.
+        BackupProblem: a set that stays cannot be read, or is not listed, so nobody knows what it
+            needs.
     """
     ids = set_ids(destination)
+    if written not in ids:
+        raise BackupProblem(
+            f"the sets in {destination.shown} cannot be listed",
+            reason=f"{written} was just written, and is not among them",
+            advice="see that it is sound, and that nobody else changes it",
+        )
     staying = _staying(destination, ids, keep)
     old = [one for one in ids if one not in staying]
     needed: set[str] = set()

@@ -105,7 +105,8 @@ def take_backup(
             for record in known.records:
                 destination.remove(record)
             if keep is not None and not taken.unreadable and not taken.image_unreadable:
-                pruned.extend(prune(destination, lock, keep))  # also what goes before it fails
+                # Also what goes before it fails.
+                pruned.extend(prune(destination, lock, keep, taken.id))
         except BackupProblem as problem:
             unpruned = problem.words
     return Taken(

@@ -125,7 +125,7 @@ def lineage_of(remains: Remains, uploads: dict[str, str]) -> Lineage:
             for position, knit_id in run.inputs
         ]
         for position, knit_id in run.outputs:
-            volume = names.volume(knit_id)
+            volume = remains.volume_of(run, knit_id)
             is_gone = _is_lost(remains, volume)
             data.append(_data(run.run_id, knit_id, position, volume, is_gone=is_gone))
     return Lineage(list(remains.plans.values()), runs, data, edges)

@@ -36,6 +36,7 @@ _UNKNOWN: Final = (
 class RebuiltRun:
     """A Run as its volumes tell of it: its Plan, and Data by position.
 
+    `volumes`: those of its outputs by Data; none where a knit has made them that did not say so.
     `status` is final; `ended` is when Temporal has closed it, else when its newest volume was made.
     """
 
@@ -47,6 +48,7 @@ class RebuiltRun:
     created: str
     inputs: list[tuple[int, str]]
     outputs: list[tuple[int, str]]
+    volumes: dict[str, str] = field(default_factory=dict)
     status: RunStatus = RunStatus.FAILED
     exit_code: int | None = LOST.code
     exit_message: str | None = _UNKNOWN
@@ -69,8 +71,10 @@ class Remains:
     """The volumes of Data that Runs have used, by Data."""
     missing: dict[str, int] = field(default_factory=dict)
     _discarded: set[str] = field(default_factory=set)
-    _used_at: dict[str, datetime] = field(default_factory=dict)
-    """When the newest Run that has used a Data was made."""
+    _made: dict[str, str] = field(default_factory=dict)
+    """The Data in volumes of Runs, by volume, as origins say it."""
+    _used_at: dict[str, tuple[datetime, datetime]] = field(default_factory=dict)
+    """When the newest Run that has used a Data was made, and then a volume of it."""
     _described: dict[str, datetime] = field(default_factory=dict)
     """When the volume was made whose origin describes a Plan: the newest."""
 
@@ -85,6 +89,7 @@ class Remains:
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             self._count("volumes with an origin that cannot be read")
             return
+        self._made |= {volume: knit_id for knit_id, volume in run.volumes.items()}
         before = self.runs.get(run.run_id)
         if before is not None and before.generation > run.generation:
             self._discarded.update(knit_id for _, knit_id in run.outputs)
@@ -93,19 +98,30 @@ class Remains:
             # A retry has discarded what the earlier generation made.
             self._discarded.update(knit_id for _, knit_id in before.outputs)
             before = None
-        self.runs[run.run_id] = run
-        run.ended = made if before is None or before.ended is None else max(made, before.ended)
+        # After a restore the same one may have gone again, with other volumes.
+        if before is None or before.ended is None or made >= before.ended:
+            self.runs[run.run_id], run.ended = run, made
         if made >= self._described.get(run.plan_id, made):
             self.plans[run.plan_id], self._described[run.plan_id] = plan, made
-        self.used |= used
-        at = parse_instant(run.created)
-        for knit_id in used:
-            self._used_at[knit_id] = max(at, self._used_at.get(knit_id, at))
+        at = (parse_instant(run.created), made)
+        for knit_id, volume in used.items():
+            if at >= self._used_at.get(knit_id, at):
+                self.used[knit_id], self._used_at[knit_id] = volume, at
 
     def leave_out(self, volumes: Iterable[str]) -> None:
         """Leaves out volumes that are kept for something else, or are about to be deleted."""
         for name in volumes:
             self.volumes.pop(name, None)
+
+    def volume_of(self, run: RebuiltRun, knit_id: str) -> str:
+        """Gives where a Data is that a Run has made.
+
+        Data of Runs that waited when they were restored have volumes that are not called after
+        them. Where their own origin does not say so, that of a Run may that has used them.
+        """
+        used = self.used.get(knit_id, "")
+        known = used if names.is_own_volume(used) else names.volume(knit_id)
+        return run.volumes.get(knit_id, known)
 
     def uploads(self) -> dict[str, str]:
         """Gives the volumes of Data that no known Run has made, by Data.
@@ -118,7 +134,7 @@ class Remains:
         found = {k: volume for k, volume in self.used.items() if k not in made}
         made |= self._discarded
         for name in self.volumes:
-            knit_id = name.removeprefix(names.volume(""))
+            knit_id = self._made.get(name, name.removeprefix(names.volume("")))
             if name not in named and knit_id not in made and is_id(knit_id):
                 found[knit_id] = name
         return found
@@ -200,6 +216,7 @@ def _parsed(origin: str) -> tuple[RebuiltRun, dict[str, Any], dict[str, str]]:
         created=str(about["created_at"]),
         inputs=[(position, _id(knit_id)) for position, knit_id in inputs],
         outputs=[(_number(position, 16), _id(knit_id)) for position, knit_id in value["outputs"]],
+        volumes={_id(key): _own(name) for key, name in dict(value.get("volumes", {})).items()},
     )
     parse_instant(run.created)
     for key in ("identity_hash", "created_at", "inputs", "outputs"):
@@ -226,6 +243,12 @@ def _id(value: str) -> str:
     if not is_id(value):
         raise ValueError("it has no id")
     return value
+
+
+def _own(volume: str) -> str:
+    if not names.is_own_volume(volume):
+        raise ValueError("it has made a volume that is not knit's")
+    return volume
 
 
 async def find_remains(

@@ -70,9 +70,9 @@ def problems_of(situation: Situation, engine: EngineState, *, has_hooks: bool) -
 
 def _about_backups(backups: FoundSchedule, at: datetime) -> Iterator[str]:
     if backups.is_overdue(at):
-        since = backups.last_at or backups.made_at
+        since = format_instant(backups.succeeded_at)
         yield (
-            f"no scheduled backup has succeeded since {format_instant(since)}: the last workflow "
+            f"no scheduled backup has succeeded since {since}: the last workflow "
             f"{names.BACKUP_WORKFLOW} in Temporal says why"
         )
     if backups.unreadable:

@@ -77,6 +77,8 @@ class BackupSchedule:
 class FoundSchedule:
     """The schedule as Temporal has it. `last_at`: when the last set was complete; None: none yet.
 
+    `made_at`: when it was made or changed for the last time, by Temporal's clock; to note a set
+    changes it, too. `last_at` is by the clock of who has taken the set, as its id says.
     `unreadable`: how many Data that set is without. `unpruned`: why older ones could not be removed
     after it, empty if they could. `period`: the longest time between two of the next backups; None
     while it is paused.
@@ -95,10 +97,18 @@ class FoundSchedule:
     next_at: datetime | None = None
     period: timedelta | None = None
 
+    @property
+    def succeeded_at(self) -> datetime:
+        """When the last backup has succeeded; before the first one: when the schedule was made.
+
+        A set is complete before it is noted. One that says otherwise is of a clock that was ahead,
+        and so are all after it, since ids of sets only grow.
+        """
+        return min(self.last_at or self.made_at, self.made_at)
+
     def is_overdue(self, now: datetime) -> bool:
         """Says whether no backup has succeeded for two periods."""
-        since = self.last_at or self.made_at
-        return self.period is not None and now - since > _PERIODS * self.period
+        return self.period is not None and now - self.succeeded_at > _PERIODS * self.period
 
 
 async def put_schedule(client: Client, wanted: BackupSchedule, queue: str) -> None:
@@ -154,7 +164,7 @@ async def find_schedule(client: Client) -> FoundSchedule | None:
         when=given.get("when", ""),
         keep=given.get("keep"),
         is_paused=paused,
-        made_at=max(filter(None, (info.created_at, info.last_updated_at))),
+        made_at=info.last_updated_at or info.created_at,
         running=bool(info.running_actions),
         last_set=last_set,
         last_at=None if last_set is None else instant_of(last_set),

@@ -51,7 +51,6 @@ def measure(found: FoundSchedule | None) -> None:
     BACKUP_PERIOD.clear()
     if found is None:
         return
-    since = found.last_at or found.made_at
-    BACKUP_SUCCESS.labels(found.destination).set(since.timestamp())
+    BACKUP_SUCCESS.labels(found.destination).set(found.succeeded_at.timestamp())
     if found.period is not None:
         BACKUP_PERIOD.labels(found.destination).set(found.period.total_seconds())

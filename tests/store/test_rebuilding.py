@@ -58,12 +58,21 @@ def kept(url: str) -> dict[str, list[Any]]:
         return {name: connection.execute(query).fetchall() for name, query in KEPT.items()}
 
 
-async def volumes_of(store: PostgresStore) -> list[FoundVolume]:
-    """Has a Run admitted that uses two uploads; gives the volumes that there are at its launch."""
+async def volumes_of(store: PostgresStore, restored_in: str | None = None) -> list[FoundVolume]:
+    """Has a Run admitted that uses two uploads; gives the volumes that there are at its launch.
+
+    `restored_in`: the database in which volumes are named as a restore does while it waits.
+    """
     await register(store, PLAN)
     uploads = [await upload(store, one) for one in ("k:a", "k:b j:b")]
     await drain(store)
     [key] = await admit_all(store)
+    if restored_in is not None:
+        with psycopg.connect(restored_in) as connection:
+            connection.execute(
+                "UPDATE data SET volume = 'data-knitid-' || gen_random_uuid()"
+                "  FROM run WHERE run.run_id = data.run_id AND run.status = 'waiting'"
+            )
     order = await store.execution.spec(key)
     assert order.log is not None
     made = [*(one.volume for one in order.outputs), order.log]
@@ -96,6 +105,15 @@ async def test_what_is_rebuilt_is_what_was(databases: Databases) -> None:
         assert look(new) == ({"Data": 5, "Runs": 3, "Plans": 1}, {"n": 1})
         with pytest.raises(NotEmpty):
             rebuilt(new, volumes)
+
+
+@pytest.mark.patient
+async def test_data_are_rebuilt_into_the_volumes_that_they_are_in(databases: Databases) -> None:
+    """A restore gives those of Runs that wait other volumes than those called after them."""
+    async with databases.store() as (store, url), databases.store() as (_, new):
+        rebuilt(new, await volumes_of(store, restored_in=url))
+        assert kept(new) == kept(url)
+        assert look(new)[0]["Data"] == 5
 
 
 @pytest.mark.patient

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -24,7 +24,12 @@ from knit_workflows.metrics.instruments import BACKUP_PERIOD, BACKUP_SUCCESS
 from knit_workflows.plugin import Deps, Role
 from knit_workflows.settings import QueueSettings, StoreSettings
 from knit_workflows.store import PostgresStore, migrate
-from knit_workflows.temporal.backup_schedule import BackupSchedule, put_schedule, remember
+from knit_workflows.temporal.backup_schedule import (
+    BackupSchedule,
+    find_schedule,
+    put_schedule,
+    remember,
+)
 from knit_workflows.testing import MemoryBackend
 from knit_workflows.upkeep import backups
 from knit_workflows.worker import workers
@@ -50,6 +55,12 @@ async def arguments(client: Client, changes: dict[str, Any] | None = None) -> di
     action = (await handle.describe()).schedule.action
     [given] = await client.data_converter.decode(action.args)  # type: ignore[union-attr]
     return dict(given)
+
+
+async def made_at(client: Client) -> datetime:
+    found = await find_schedule(client)
+    assert found is not None
+    return found.made_at
 
 
 async def measured(destination: str) -> None:
@@ -94,7 +105,9 @@ async def test_the_last_set_is_noted_beside_what_is_there(temporal_client: Clien
     )  # there is none: nothing to note
     await put_schedule(temporal_client, NIGHTLY, names.BACKUP_QUEUE)
     before = await arguments(temporal_client, {"of a newer build": [1]})
+    since = await made_at(temporal_client)
     await remember(temporal_client, "/kept", "one", unreadable=2, unpruned="no")
+    assert await made_at(temporal_client) > since, "what is_overdue goes by if a clock was ahead"
     noted = before | {"last_set": "one", "unreadable": 2, "unpruned": "no"}
     assert await arguments(temporal_client) == noted
     await remember(temporal_client, "/other", "two", unreadable=0, unpruned="")

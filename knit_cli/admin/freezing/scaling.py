@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from knit_cli.admin.cluster import Cluster, ToolFailed
 from knit_cli.admin.freezing.record import HOLD, Part, forgetting
@@ -15,6 +15,8 @@ HELD: Final = "an administrator has frozen this knit: Runs start again after the
 _GONE_WITHIN: Final = 180.0
 """Seconds that pods may take to end: a worker has 30 by itself."""
 _PAUSE: Final = 1.0
+_NOT_ENDED: Final = "status.phase!=Failed,status.phase!=Succeeded"
+"""Pods that were evicted, or whose node was shut down, stay as Failed and run no more."""
 
 
 def scale(cluster: Cluster, parts: Iterable[Part], counts: Mapping[str, int]) -> None:
@@ -28,7 +30,7 @@ def scale(cluster: Cluster, parts: Iterable[Part], counts: Mapping[str, int]) ->
 
 
 def stop(cluster: Cluster, parts: Sequence[Part]) -> None:
-    """Scales Deployments to 0, and waits until their pods are gone.
+    """Scales Deployments to 0, and waits until their pods are gone, or have ended.
 
     Raises:
         CliError: some are still there.
@@ -38,7 +40,7 @@ def stop(cluster: Cluster, parts: Sequence[Part]) -> None:
     scale(cluster, parts, dict.fromkeys((one.name for one in parts), 0))
     deadline = time.monotonic() + _GONE_WITHIN
     left = list(parts)
-    while left := [one for one in left if cluster.get("pods", "--selector", one.selector)]:
+    while left := [one for one in left if _pods(cluster, one)]:
         if time.monotonic() > deadline:
             names = ", ".join(one.name for one in left)
             raise CliError(
@@ -47,6 +49,13 @@ def stop(cluster: Cluster, parts: Sequence[Part]) -> None:
                 advice=f"see kubectl -n {cluster.namespace} get pods -o wide; then repeat",
             )
         time.sleep(_PAUSE)
+
+
+def _pods(cluster: Cluster, part: Part) -> list[Any]:
+    """Gives the pods of a Deployment that may still be at work."""
+    selected = ("--selector", part.selector, "--field-selector", _NOT_ENDED)
+    found: list[Any] = cluster.get("pods", *selected)
+    return found
 
 
 def hold(cluster: Cluster, part: Part) -> None:

@@ -88,10 +88,16 @@ class Folder:
     def names(self, prefix: str) -> Iterator[str]:
         """See `Destination`."""
         top = self.root / prefix
+
+        def not_listed(error: OSError) -> None:
+            # By itself `os.walk` goes on without: pieces of sets that it misses would be removed.
+            if not (isinstance(error, FileNotFoundError) and error.filename == str(top)):
+                raise error
+
         with _failures("read", top):
             # As text: there may be a million, for which a Path each takes half a minute.
             skipped = len(f"{self.root}/")
-            for folder, _, files in os.walk(top):
+            for folder, _, files in os.walk(top, onerror=not_listed):
                 below = folder.rstrip("/")[skipped:]
                 yield from [f"{below}/{file}" for file in files]
 

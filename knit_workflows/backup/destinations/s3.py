@@ -20,7 +20,6 @@ from urllib.parse import urlsplit
 from knit_workflows.backup.problems import BackupProblem
 
 try:
-    import obstore
     from obstore.exceptions import (
         AlreadyExistsError,
         BaseError,
@@ -197,7 +196,7 @@ class Lease:
         mode: Any = "create" if instead_of is None else {"e_tag": instead_of}
         began = time.monotonic()
         try:
-            put = obstore.put(self._store, _LOCK, text, mode=mode, use_multipart=False)
+            put = self._store.put(_LOCK, text, mode=mode, use_multipart=False)
         except (AlreadyExistsError, PreconditionError, NotFoundError, FileExistsError):
             return False
         self._tag, self._valid_until = put["e_tag"], began + _LEASE
@@ -206,9 +205,25 @@ class Lease:
     def _renew(self) -> None:
         while not self._ending.wait(_RENEWAL):
             with suppress(BaseError, OSError):
-                if not self._put(self._tag):
+                if not self._put(self._tag) and not self._put_after_all():
                     self._valid_until = 0.0
                     return
+
+    def _put_after_all(self) -> bool:
+        """Writes the lock if what is there is ours, and says whether it is.
+
+        Where an answer to us was lost, the version is one of which we do not know.
+        """
+        try:
+            found = self._store.get(_LOCK)
+            holder = json.loads(found.bytes().to_bytes())["holder"]
+        except (NotFoundError, FileNotFoundError, ValueError, KeyError, TypeError):
+            return False
+        if holder != self._holder:
+            return False
+        self._tag = found.meta["e_tag"]
+        self._put(self._tag)  # if this answer is lost, too, the next renewal comes here again
+        return True
 
 
 def _failed(verb: str, what: str, cause: Exception) -> BackupProblem:

@@ -6,7 +6,9 @@ dumped by the `pg_dump` that comes with that. It comes last: a folder without it
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -34,6 +36,8 @@ DUMP: Final = "db/dump.tar.gz"
 DATA: Final = "data"
 _DRAFTS: Final = ".drafts"
 _ASIDE: Final = ".earlier"
+_VOLUME: Final = "knit/data.volume"
+"""An annotation of a claim: the volume of knit whose content it has."""
 _TABLES: Final = {
     "tag": "tag_id bigint, key text, value text",
     "plan": "plan_id text, identity_hash text, name text, repository text, image_tag text, "
@@ -78,11 +82,10 @@ def write_layout(source: Installation, folder: Path, watcher: Watcher) -> Writte
     and what was adopted; it replaces the database.
 
     Raises:
-        BackupProblem: it cannot be ended; repeat it.
+        BackupProblem: it cannot be ended; repeat it. Or another one writes there.
     """
     began = time.monotonic()
-    with _told(folder), _scratch() as server:
-        (folder / DATA).mkdir(parents=True, exist_ok=True)
+    with _told(folder), _alone(folder), _scratch() as server:
         url = server.url()
         with psycopg.connect(url, autocommit=True) as connection:
             at, wanted = _load(connection, source.database())
@@ -115,6 +118,27 @@ def _told(folder: Path) -> Iterator[None]:
             reason=str(cause).strip()[:300],
             advice=f"repeat it; it takes room for the database in {tempfile.gettempdir()} (TMPDIR)",
         ) from cause
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Makes the folder and has it to itself: another one would remove drafts that are filled.
+
+    The kernel unlocks it when its holder dies.
+    """
+    (folder / DATA).mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as cause:
+            raise BackupProblem(
+                f"another command writes into {folder}",
+                advice="wait until it has ended, then repeat this one",
+            ) from cause
+        yield
+    finally:
+        os.close(descriptor)
 
 
 # --- the database -------------------------------------------------------------------------------
@@ -244,8 +268,13 @@ class _Claims:
         shutil.rmtree(drafts)
 
     def _is_there(self, one: Wanted) -> bool:
-        """Says whether it need not be read; what was adopted may have changed."""
-        return one.owned and (self.folder / names.volume(one.knit_id)).is_dir()
+        """Says whether it need not be read; what was adopted may have changed.
+
+        Content is final in its volume only: a Run that a restore had go again makes the same Data
+        with another one.
+        """
+        part = self.folder / names.volume(one.knit_id)
+        return one.owned and _volume_of(part, names.volume(one.knit_id)) == one.volume
 
     def _put_back(self, drafts: Path) -> None:
         """Puts back what a killed one had set aside, and had nothing in its place yet."""
@@ -271,22 +300,38 @@ class _Claims:
             if one.must_be_there or not last.get("absent"):
                 self.unreadable[one.knit_id] = str(last.get("why", "it was cut"))
             return
-        claim = _claim(one.knit_id, last["capacity"] or size)
+        claim = _claim(one, last["capacity"] or size)
         (draft / DESCRIPTION).write_text(json.dumps(claim, indent=4) + "\n", encoding="utf-8")
         target = self.folder / names.volume(one.knit_id)
-        if target.exists():  # an earlier content of what was adopted
+        if target.exists():  # an earlier content
             target.rename(draft.with_name(f"{draft.name}{_ASIDE}"))
         draft.rename(target)
         self.read += 1
 
 
-def _claim(knit_id: str, capacity: int) -> dict[str, Any]:
+def _volume_of(part: Path, otherwise: str) -> str | None:
+    """Gives the volume whose content a claim has, or `otherwise` if an earlier knit has written it.
+
+    None: there is no such claim, or nobody knows.
+    """
+    try:
+        described = json.loads((part / DESCRIPTION).read_bytes())
+        found: str = described["metadata"].get("annotations", {}).get(_VOLUME, otherwise)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return found
+
+
+def _claim(one: Wanted, capacity: int) -> dict[str, Any]:
     """Gives a claim as Knitfab's backups describe them; the storage class is the restore's."""
-    name = names.volume(knit_id)
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
-        "metadata": {"name": name, "labels": {"knit/data.knitid": knit_id}},
+        "metadata": {
+            "name": names.volume(one.knit_id),
+            "labels": {names.LABEL_KNIT_ID: one.knit_id},
+            "annotations": {_VOLUME: one.volume},
+        },
         "spec": {
             "accessModes": ["ReadWriteMany"],
             "resources": {"requests": {"storage": str(capacity)}},

@@ -11,6 +11,7 @@ trash/                 what is being deleted
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import tempfile
@@ -41,7 +42,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
 _PAGE: Final = 1000
 _TRASHED: Final = re.compile(r".+\.[0-9a-f]{32}")
 _DRAFT_TTL: Final = 600.0
-"""Seconds after which a folder in the trash cannot be a draft in use."""
+"""Seconds after which a folder in the trash that nobody has locked cannot be a draft in use."""
 
 
 class StateFolder:
@@ -70,7 +71,7 @@ class StateFolder:
         for item in self._trash.iterdir():
             try:
                 # Several may delete trash at once without harm, but a draft may be in use.
-                if _TRASHED.fullmatch(item.name) or time.time() - item.stat().st_mtime > _DRAFT_TTL:
+                if _TRASHED.fullmatch(item.name) or _is_left_draft(item):
                     _remove(item)
             except FileNotFoundError:
                 continue
@@ -103,15 +104,20 @@ class StateFolder:
 
     @contextmanager
     def draft(self) -> Iterator[Path]:
-        """Gives an empty folder to fill and rename; what remains of it is deleted."""
+        """Gives an empty folder to fill and rename; what remains of it is deleted.
+
+        It is locked, so that nobody takes it for left, however long it takes to be filled.
+        """
         with disk_errors():
             draft = Path(tempfile.mkdtemp(dir=self._trash))
+            lock = _locked(draft)
         try:
             with disk_errors():
                 yield draft
         finally:
             with suppress(OSError):
                 archive.remove(draft)
+            os.close(lock)
 
     # --- volumes and transfers -----------------------------------------------------------------
 
@@ -237,6 +243,35 @@ def disk_errors() -> Iterator[None]:
             f"the state folder cannot be used: {reason_of(error)}",
             advice=advice_for(error, "check that it is on a healthy local disk, and yours"),
         ) from error
+
+
+def _locked(folder: Path) -> int:
+    """Locks a folder until the descriptor is closed, by the kernel if its process is killed.
+
+    Raises:
+        BlockingIOError: it is locked.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _is_left_draft(item: Path) -> bool:
+    """Says whether something in the trash is not, and cannot be any more, a draft in use."""
+    # A young one may be locked in a moment. An old one changes no more while its folders fill.
+    if time.time() - item.stat().st_mtime <= _DRAFT_TTL:
+        return False
+    try:
+        os.close(_locked(item))
+    except BlockingIOError:
+        return False
+    except (NotADirectoryError, PermissionError):
+        return True  # no folder, or another's: whoever removes it meets that
+    return True
 
 
 def _remove(folder: Path) -> None:

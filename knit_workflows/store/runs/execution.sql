@@ -37,6 +37,10 @@ jsonb_build_object(
                   FROM data d
                   JOIN plan_output o USING (output_id)
                  WHERE d.run_id = r.run_id),
+    -- Beside the outputs, so that a knit which does not know of it reads the rest.
+    'volumes', (SELECT jsonb_object_agg(d.knit_id, d.volume)
+                  FROM data d
+                 WHERE d.run_id = r.run_id),
     'plan', to_jsonb(p) - ARRAY['name', 'active', 'annotations'] || jsonb_build_object(
         'inputs', (SELECT jsonb_agg(jsonb_build_object(
                               'position', i.position, 'path', i.path,

@@ -16,7 +16,7 @@ import pytest
 
 from knit_cli.admin.audit_pruning import who
 from knit_cli.admin.cluster import Cluster, ToolFailed
-from knit_cli.admin.freezing import freeze, thaw
+from knit_cli.admin.freezing import freeze, scaling, thaw
 from knit_cli.admin.freezing.record import HOLD, Parts, Record, check_not_frozen
 from knit_cli.admin.freezing.script import script
 from knit_cli.errors import CliError
@@ -41,6 +41,7 @@ class Toy(Cluster):
     done: list[str] = field(default_factory=list)
     kill_after: list[int] = field(default_factory=list)
     unready: list[str] = field(default_factory=list)
+    phases: list[str] = field(default_factory=list)
 
     def kubectl(self, *arguments: str, given: str | None = None, into: Any = None) -> str:
         verb, *rest = arguments
@@ -57,7 +58,9 @@ class Toy(Cluster):
                 raise ToolFailed("kubectl get failed", "Error (NotFound): not found")
             return json.dumps(self.maps["knit-frozen"])
         if rest[0] == "pods":
-            return '{"items": []}'
+            left = rest[rest.index("--field-selector") + 1].split(",")
+            phases = [one for one in self.phases if f"status.phase!={one}" not in left]
+            return json.dumps({"items": [{"status": {"phase": one}} for one in phases]})
         if rest[0] == "jobs":
             container = {"name": "migrate", "image": "knit:1"}
             template = {"metadata": {}, "spec": {"containers": [container]}}
@@ -229,6 +232,21 @@ def test_fail_ends_runs_and_a_run_that_had_just_begun_is_met() -> None:
     assert "2 Runs were ended; they will be failed" in said
     assert "Runs under way: 1 starting (r1); the workers go on" in said
     assert cluster.counts == NONE
+
+
+def test_pods_that_have_ended_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evicted ones stay for days; one that ends, or whose node is lost, may still be at work."""
+    monkeypatch.setattr(scaling, "_GONE_WITHIN", 0)
+    monkeypatch.setattr(scaling, "_PAUSE", 0)
+    cluster = toy()
+    cluster.phases.extend(["Failed", "Succeeded"])
+    frozen(cluster)
+    assert cluster.counts == NONE
+    for phase in ("Running", "Pending", "Unknown"):
+        cluster = toy()
+        cluster.phases.append(phase)
+        with pytest.raises(CliError, match=r"pods of .* do not end"):
+            frozen(cluster)
 
 
 def test_workers_of_which_no_run_needs_anything_are_not_started_to_come_to_rest() -> None:

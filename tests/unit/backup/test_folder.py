@@ -14,6 +14,10 @@ import pytest
 from knit_workflows.backup.destinations import open_destination
 from knit_workflows.backup.destinations.folder import Folder
 from knit_workflows.backup.problems import BackupProblem
+from knit_workflows.backup.restoring import check_set, choose_set
+from knit_workflows.backup.sets import set_ids
+from knit_workflows.backup.taking import take_backup
+from tests.unit.backup.memory import Knit, Silent
 
 
 @pytest.mark.parametrize("name", ["s3:/bucket/x", "S3://bucket/x", "gs:/b", "https://host/x"])
@@ -68,6 +72,51 @@ def test_what_cannot_be_is_said_in_words(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(BackupProblem, match="cannot make"):
         open_destination("file", tmp_path, new=True)
+
+
+def failing_lists_of(folder: Path, monkeypatch: pytest.MonkeyPatch, *, after: int = 0) -> None:
+    """Has the disk fail where names of a folder are asked for, once they were so many times."""
+    really, left = os.scandir, after
+
+    def scandir(path: Any) -> Any:
+        nonlocal left
+        if Path(path) == folder:
+            left -= 1
+            if left < 0:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return really(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+
+
+@pytest.mark.parametrize("failing", ["blobs", "blobs/aa"])
+def test_names_that_cannot_be_listed_are_not_taken_for_none(
+    tmp_path: Path, failing: str, monkeypatch: pytest.MonkeyPatch
+):
+    folder = Folder.at(tmp_path, new=True)
+    with folder.locked():
+        folder.write("blobs/aa/1", b"x")
+        folder.settle()
+    failing_lists_of(tmp_path / failing, monkeypatch)
+    with pytest.raises(BackupProblem, match="cannot read") as refused:
+        list(folder.names("blobs/"))
+    assert refused.value.reason
+    assert list(folder.names("sets/")) == []  # there is no such folder yet
+
+
+def test_sets_that_cannot_be_listed_keep_all_their_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = Folder.at(tmp_path, new=True)
+    take_backup(Knit({"a": b"1"}), folder, Silent())
+    failing_lists_of(tmp_path / "sets", monkeypatch, after=1)
+    taken = take_backup(Knit({"b": b"2"}), folder, Silent(), keep=1)
+    assert (taken.pruned, "cannot read" in taken.unpruned) == ((), True)
+    monkeypatch.undo()
+    ids = set_ids(folder)
+    assert ids[1:] == [taken.set.id]
+    for one in ids:
+        assert check_set(folder, choose_set(folder, one), Silent()) > 0
 
 
 def test_the_same_object_may_be_written_by_many_at_once(

@@ -16,7 +16,7 @@ from knit_cli.admin.cluster import Piped
 from knit_workflows.backup.images import is_link, packed, unpacked
 from knit_workflows.backup.problems import BackupProblem
 from knit_workflows.backup.restoring import check_set, choose_set, restore
-from knit_workflows.backup.sets import set_ids
+from knit_workflows.backup.sets import set_ids, set_name
 from knit_workflows.backup.taking import Taken, take_backup
 from tests.unit.backup.memory import Knit, Objects, Silent
 from tests.unit.backup.registry_folder import Folder
@@ -120,6 +120,25 @@ def test_a_blob_that_is_rotten_in_the_registry_is_no_part_of_a_set(
     assert set_ids(objects) == [earlier.id, last.set.id]
     assert check_set(objects, earlier, Silent()) > 0
     assert take(objects, registry).set.image_unreadable == {}
+
+
+def test_what_a_killed_backup_has_stored_of_images_is_known_if_it_is_what_is_there(
+    registry: Folder, other: Folder
+) -> None:
+    """A file that was cut in the registry since is not what its digest says."""
+    sound, cut, again = (registry.push(word, word.decode()) for word in (b"good", b"bad", b"no"))
+    objects = Objects()
+    killed = take(objects, registry).set
+    del objects.content[set_name(killed.id)]
+    registry.put(f"blobs/sha256/{cut[:2]}/{cut}/data", b"b")
+    [piece] = [name for name in objects.content if again in name]
+    objects.content[piece] = b"rotten"
+    taken = take(objects, registry)
+    assert list(taken.set.image_unreadable) == [cut]
+    assert taken.blobs_read == 1, "that whose piece says nothing"
+    assert check_set(objects, taken.set, Silent()) > 0
+    assert filled(objects, other) == 2
+    assert other.files.blobs() == {sound: 4, again: 2}
 
 
 def test_a_blob_that_goes_while_it_is_to_be_read_is_told(registry: Folder) -> None:

@@ -32,7 +32,7 @@ FOUND = FoundSchedule(
     when="every 1 h",
     keep=3,
     is_paused=False,
-    made_at=NOW - timedelta(days=9),
+    made_at=NOW - timedelta(hours=1, minutes=59),  # when the set was noted
     running=False,
     last_set="20261130T100000000000Z-0123abcd",
     last_at=NOW - timedelta(hours=2),
@@ -216,6 +216,19 @@ def test_it_is_overdue_after_two_periods():
     fresh = dataclasses.replace(FOUND, last_at=None, made_at=NOW)
     assert not fresh.is_overdue(NOW + timedelta(hours=2))
     assert fresh.is_overdue(NOW + timedelta(hours=3))
+
+
+def test_a_set_of_a_clock_that_was_ahead_does_not_keep_backups_from_being_overdue():
+    """Nor do those after it, whose ids come after its own; they count from when they are noted."""
+    ahead = dataclasses.replace(FOUND, last_at=NOW + timedelta(days=365))
+    noted = ahead.made_at
+    assert not ahead.is_overdue(noted + timedelta(hours=2))
+    for later in (timedelta(hours=3), timedelta(days=366)):
+        assert ahead.is_overdue(noted + later)
+    measure(ahead)
+    [sample] = BACKUP_SUCCESS.collect()[0].samples
+    assert sample.value == noted.timestamp()
+    measure(None)
 
 
 def test_the_id_of_a_set_says_when_it_was_complete():

@@ -152,6 +152,21 @@ def test_what_was_removed_is_told_though_the_rest_could_not_be():
     assert set_ids(objects) == [ids[1], third.set.id]
 
 
+def test_nothing_is_removed_if_the_new_set_is_not_listed():
+    """Others may be missing there, too, and what they need would go."""
+
+    class Forgetful(Objects):
+        def names(self, prefix: str) -> Iterator[str]:
+            yield from () if prefix == "sets/" else super().names(prefix)
+
+    objects = Forgetful()
+    take_backup(Knit({"a": b"1"}), objects, Silent())
+    before = set(objects.content)
+    taken = take_backup(Knit({"b": b"2"}), objects, Silent(), keep=1)
+    assert (taken.pruned, "is not among them" in taken.unpruned) == ((), True)
+    assert before < set(objects.content)
+
+
 def test_a_set_without_some_data_removes_no_older_one():
     objects = Objects()
     first = take_backup(Knit({"a": b"1", "b": b"2"}), objects, Silent()).set

@@ -41,8 +41,8 @@ def origin(
     return json.dumps(value)
 
 
-def volume(knit_id: str, origin: str = "") -> FoundVolume:
-    return FoundVolume(f"data-knitid-{knit_id}", AT, origin)
+def volume(knit_id: str, origin: str = "", *, days: int = 0) -> FoundVolume:
+    return FoundVolume(f"data-knitid-{knit_id}", AT + timedelta(days=days), origin)
 
 
 def found(*volumes: FoundVolume, unknown_is_done: bool = False) -> Remains:
@@ -94,6 +94,8 @@ def test_an_earlier_generation_is_left_out_whichever_comes_first():
         origin(RUN, UPLOAD, [MADE], 1 << 31),
         origin(RUN, UPLOAD, [MADE], outputs=[[1 << 15, MADE]]),
         origin(RUN, UPLOAD, [MADE], inputs=[[float("inf"), UPLOAD, "v"]]),
+        origin(RUN, UPLOAD, [MADE], volumes=7),
+        origin(RUN, UPLOAD, [MADE], volumes={MADE: "/srv/others"}),
         origin(RUN, UPLOAD, [MADE], plan={"plan_id": PLAN, "args": ["a\0b"]}),
         "[" * 200_000,
     ],
@@ -135,6 +137,62 @@ def test_a_plan_is_as_its_newest_run_saw_it_whichever_comes_first():
     )
     for volumes in ([old, new], [new, old]):
         assert found(*volumes).plans[PLAN]["priority"] == 1
+
+
+OTHER, EARLIER = ("data-knitid-" + one.replace("0-0", "9-9") for one in (MADE, LATER))
+
+
+def made_into(remains: Remains) -> dict[str, tuple[str, bool]]:
+    lineage = lineage_of(remains, remains.uploads())
+    return {one["knit_id"]: (one["volume"], one["is_gone"]) for one in lineage.data}
+
+
+def test_data_may_be_in_a_volume_that_is_not_called_after_them():
+    """As those of Runs that waited when they were restored; once their origins did not say so."""
+    told, silent = origin(RUN, UPLOAD, [MADE], volumes={MADE: OTHER}), origin(RUN, UPLOAD, [MADE])
+    user = origin(NEXT, MADE, [LATER], inputs=[[0, MADE, OTHER]])
+    for volumes in (
+        [FoundVolume(OTHER, AT, told)],
+        [FoundVolume(OTHER, AT, told), volume(LATER, user)],
+        [FoundVolume(OTHER, AT, silent), volume(LATER, user)],
+        [volume(LATER, user), FoundVolume(OTHER, AT, silent)],
+    ):
+        remains = found(volume(UPLOAD), *volumes)
+        assert made_into(remains)[MADE] == (OTHER, False)
+        assert list(remains.uploads()) == [UPLOAD]
+
+
+def test_of_data_that_were_made_again_the_newest_count_whichever_come_first():
+    """Volumes may outlive a database, and what has gone before the restore goes again after it."""
+    before, after = ({MADE: one} for one in (f"data-knitid-{MADE}", OTHER))
+    used = origin(NEXT, MADE, [LATER]), origin(NEXT, MADE, [LATER], inputs=[[0, MADE, OTHER]])
+    volumes = [
+        volume(UPLOAD),
+        volume(MADE, origin(RUN, UPLOAD, [MADE], volumes=before)),
+        FoundVolume(OTHER, AT + timedelta(days=1), origin(RUN, UPLOAD, [MADE], volumes=after)),
+        FoundVolume(EARLIER, AT, used[0]),
+        volume(LATER, used[1], days=1),
+    ]
+    for some in (volumes, volumes[::-1]):
+        assert made_into(found(*some))[MADE] == (OTHER, False)
+    silent = [one for one in volumes if one.origin in ("", *used)]
+    for some in (silent, silent[::-1]):
+        assert found(*some).used == {MADE: OTHER}
+
+
+def test_what_a_retry_has_discarded_is_no_upload_whatever_its_volume_is_called():
+    old = origin(RUN, UPLOAD, [MADE], volumes={MADE: OTHER})
+    new = origin(RUN, UPLOAD, [LATER], 2)
+    volumes = [volume(UPLOAD), FoundVolume(OTHER, AT, old), volume(LATER, new)]
+    for some in (volumes, volumes[::-1]):
+        assert list(found(*some).uploads()) == [UPLOAD]
+
+
+def test_a_run_that_is_left_out_leaves_its_data_under_their_ids():
+    again = origin(NEXT, UPLOAD, [LATER], hashed=RUN.replace("-", ""), at="2026-02-01T00:00:00Z")
+    first = origin(RUN, UPLOAD, [MADE], volumes={MADE: OTHER})
+    remains = found(volume(UPLOAD), FoundVolume(OTHER, AT, first), volume(LATER, again))
+    assert remains.uploads()[MADE] == OTHER
 
 
 def test_rows_say_what_is_gone_and_whose_a_volume_is():

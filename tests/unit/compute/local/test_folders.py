@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 import uuid
 from pathlib import Path
 
@@ -22,6 +24,14 @@ from knit_workflows.domain.errors import (
 from knit_workflows.domain.volumes import Volume
 from knit_workflows.settings import LocalSettings
 
+FILLING = """
+import pathlib, sys, time
+from knit_workflows.compute.local.folders import StateFolder
+with StateFolder(pathlib.Path(sys.argv[1])).draft() as draft:
+    print(draft, flush=True)
+    time.sleep(60)
+"""
+
 
 def test_what_was_being_removed_is_removed_at_the_next_start(tmp_path: Path) -> None:
     """However young: a killed worker is started again at once, and nobody else would do it."""
@@ -35,16 +45,32 @@ def test_what_was_being_removed_is_removed_at_the_next_start(tmp_path: Path) -> 
     assert list((tmp_path / "trash").iterdir()) == []
 
 
-def test_a_draft_of_another_process_stays(tmp_path: Path) -> None:
-    """Until it is so old that its process must have died."""
+def test_a_draft_in_use_stays_however_old_it_is(tmp_path: Path) -> None:
+    """While one folder in it is filled for hours its own time stands still."""
     state = StateFolder(tmp_path)
     state.make()
     with state.draft() as draft:
-        StateFolder(tmp_path).empty_trash()
-        assert draft.exists()
         os.utime(draft, (0, 0))
         StateFolder(tmp_path).empty_trash()
-        assert not draft.exists()
+        assert draft.exists()
+    assert not draft.exists()
+
+
+@pytest.mark.patient
+def test_a_draft_whose_process_was_killed_goes_once_it_is_old(tmp_path: Path) -> None:
+    """A young one may be that of a process that is about to lock it."""
+    state = StateFolder(tmp_path)
+    state.make()
+    command = [sys.executable, "-c", FILLING, tmp_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        draft = Path(process.stdout.readline().strip())
+        process.kill()
+    StateFolder(tmp_path).empty_trash()
+    assert draft.exists()
+    os.utime(draft, (0, 0))
+    StateFolder(tmp_path).empty_trash()
+    assert not draft.exists()
 
 
 @pytest.mark.patient
