@@ -23,6 +23,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import notes
+
 ROOT = Path(__file__).parents[1]
 CLUSTER = ROOT / "tests" / "cluster"
 
@@ -135,6 +137,7 @@ async def _run(count: Count, environment: dict[str, str], *tiers: Tier) -> None:
         begun = time.monotonic()
         with tempfile.TemporaryDirectory("", "knit-tier-", ignore_cleanup_errors=True) as folder:
             report, output = Path(folder) / "report.xml", Path(folder) / "output"
+            noted = Path(folder) / "notes"
             # A root of its own: each session of pytest closes the shared one to other users anew,
             # and PostgreSQL, which is one, loses what it is just making there.
             command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}"]
@@ -142,13 +145,14 @@ async def _run(count: Count, environment: dict[str, str], *tiers: Tier) -> None:
             with output.open("wb") as file:
                 process = await asyncio.create_subprocess_exec(
                     *(*command, *tier.arguments),
-                    env=environment,
+                    env={**environment, notes.FILE: str(noted)},
                     stdout=file,
                     stderr=subprocess.STDOUT,
                 )
             code = await process.wait()
             print(f"=== {tier.name} tests")
             print(output.read_text(errors="replace"))
+            print(noted.read_text() if noted.exists() else "", end="")
             print(f"=== took {time.monotonic() - begun:.0f} s", flush=True)
             count.add(report, code)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from typing import Any, Final
 
 import psycopg
@@ -21,6 +23,7 @@ from knit_workflows.store.migrations import REVISION, SERVES
 from knit_workflows.store.migrations.upgrade import WAITS_FOR_LOCKS, upgrade
 from tests.bench import million
 from tests.bench.upgrades import FOLDER, Locks, all_revisions, million_runs_at, step
+from tests.notes import note
 from tests.postgres import Databases, fetch
 from tests.store.filled import Traffic, fill
 from tests.store.migration_rules import LARGE, Findings, examined
@@ -124,14 +127,15 @@ def test_work_goes_on_while_a_database_is_brought_up_from_the_first_revision(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_a_million_runs_are_brought_up_from_the_first_revision(capsys: Any) -> None:
-    """Nobody who reads or writes a row waits for long; what each step costs is in the log."""
+def test_a_million_runs_are_brought_up_from_the_first_revision() -> None:
+    """Nobody who reads or writes a row waits for long; what each step costs is noted."""
     first, *later = all_revisions()
     with million_runs_at(first) as url:
         for revision in later:
             cost = step(url, revision)
-            with capsys.disabled():
+            with redirect_stdout(io.StringIO()) as figure:
                 cost.figure(revision)
+            note(figure.getvalue())
             assert cost.longest < (PATIENCE if revision in STALLED else BOUND), revision
         assert fetch(url, "SELECT count(*) AS n FROM run") == [{"n": million.SIZE}]
         assert fetch(url, "SELECT version_num AS n FROM alembic_version") == [{"n": REVISION}]
