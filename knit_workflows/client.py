@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 
 from temporalio import exceptions
 from temporalio.api.enums.v1 import PendingActivityState
+from temporalio.api.errordetails.v1 import NamespaceNotFoundFailure
 from temporalio.client import (
     Client,
     WithStartWorkflowOperation,
@@ -56,6 +57,7 @@ PROMPT: Final = timedelta(seconds=2)
 LOOKS: Final = 10
 """How often a worker is looked for meanwhile."""
 ADVICE: Final = "Temporal does not answer at the moment; try again in some seconds"
+MAKE_NAMESPACE: Final = "make it (python -m knit_workflows.bootstrap), or set TEMPORAL_NAMESPACE"
 ANEW: Final = "start the transfer anew"
 HOOK_CALL: Final = timedelta(seconds=40)
 """How long the test of a hook waits for its answer."""
@@ -277,7 +279,7 @@ class KnitClient:
         Each call of this method is one call of the hook. Raises EngineUnavailable, also if no
         worker is there that calls hooks.
         """
-        with _translated():
+        with _translated(starts=True):
             await self._require_hook_workers()
             test = await self._client.start_workflow(
                 HookTestWorkflow.run,
@@ -388,12 +390,19 @@ class _TimedOut(errors.EngineUnavailable):
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
-    """Translates what Temporal's client raises into domain errors, in this one place."""
+def _translated(*, starts: bool = False) -> Iterator[None]:
+    """Translates what Temporal's client raises into domain errors, in this one place.
+
+    What `starts` something cannot find it gone.
+    """
     try:
         yield
     except RPCError as cause:
-        if cause.status is RPCStatusCode.NOT_FOUND:
+        if (namespace := _missing_namespace(cause)) is not None:
+            raise errors.EngineUnavailable(
+                f"Temporal has no namespace {namespace!r}", advice=MAKE_NAMESPACE
+            ) from cause
+        if cause.status is RPCStatusCode.NOT_FOUND and not starts:
             raise errors.Conflict("the transfer is over", advice=ANEW) from cause
         raise errors.EngineUnavailable(advice=ADVICE) from cause
     except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError) as cause:
@@ -408,10 +417,19 @@ def _translated() -> Iterator[None]:
         raise errors.Conflict(f"the transfer is over: {cause.cause}", advice=ANEW) from cause
 
 
+def _missing_namespace(error: RPCError) -> str | None:
+    """Gives the namespace that Temporal does not know; None: this is another error."""
+    failure = NamespaceNotFoundFailure()
+    for detail in error.grpc_status.details:
+        if detail.Unpack(failure):
+            return failure.namespace
+    return None
+
+
 @contextmanager
 def _asked(failure: str, wanted: str) -> Iterator[None]:
     """Translates what the wait for a workflow raises; `wanted` is what it takes to succeed."""
-    with _translated():
+    with _translated(starts=True):
         try:
             yield
         except WorkflowFailureError as error:

@@ -79,6 +79,10 @@ MIN_SHUTDOWN: Final = timedelta(seconds=1)
 SLOTS: Final = 200
 WAITING_SLOTS: Final = 2_000
 """For roles whose activities mostly wait."""
+DEFAULT_SLOTS: Final = 100
+"""Those of a user's Worker that does not say how many; the SDK's own number."""
+TUNED_SLOTS: Final = 2
+"""Those of a user's Worker with a tuner, which may have more; it does not say how many."""
 
 
 class Role(StrEnum):
@@ -213,8 +217,11 @@ class Deps:
         suggested, limit = self.backend.suggested_runs(), self.engine.max_active_runs
         return suggested if limit is None else suggested.at_most(limit)
 
-    def activities(self, roles: frozenset[Role]) -> list[Callable[..., Any]]:
-        """Gives the activities of these roles, bound to the store and the back-end."""
+    def activities(self, roles: frozenset[Role], slots: int = SLOTS) -> list[Callable[..., Any]]:
+        """Gives the activities of these roles, bound to the store and the back-end.
+
+        They are for one Worker, which carries out `slots` of them at once.
+        """
         transfers = ComputeTransferActivities(
             self.store.transfers,
             self.store.data,
@@ -225,7 +232,7 @@ class Deps:
             linger=self.engine.transfer_linger,
         )
         parts = (
-            self._of_runs(),
+            self._of_runs(slots),
             self._of_transfers(transfers),
             self._of_upkeep(transfers),
             self._of_hooks(),
@@ -234,12 +241,14 @@ class Deps:
         found = (one for role in sorted(roles) for part in parts for one in part.get(role, ()))
         return list(dict.fromkeys(found))
 
-    def _of_runs(self) -> _ByRole:
+    def _of_runs(self, slots: int) -> _ByRole:
         runs = ComputeRunActivities(
             self.store.execution, self.store.hooks, self.backend, self.engine
         )
         trials = ComputeTrialActivities(self.backend)
-        awaiting = StoreAwaitRunActivities(self.store.runs, self.engine.poll_interval)
+        awaiting = StoreAwaitRunActivities(
+            self.store.runs, self.engine.poll_interval, most_waiting=slots // 2
+        )
         return {
             Role.ENGINE: [
                 awaiting.ensure_run,
@@ -282,7 +291,7 @@ class Deps:
             self.backend,
             self.engine,
             run_limits=self._run_limits(),
-            interactive_queue=self.queues.interactive,
+            current=self.projector_input(),
         )
         housekeeping = StoreHousekeepingActivities(
             self.store.housekeeping, self.backend, transfers, self.engine
@@ -320,7 +329,6 @@ class KnitPlugin(SimplePlugin):
             data_converter=_with_pydantic,
             workflow_runner=_with_passthrough,
             workflows=self._with_workflows,
-            activities=self._with_activities,
             workflow_failure_exception_types=[KnitError],
         )
 
@@ -341,6 +349,8 @@ class KnitPlugin(SimplePlugin):
                 config["max_concurrent_activities"] = (
                     config.get("max_concurrent_activities") or WAITING_SLOTS
                 )
+            wanted = self._deps.activities(self._roles, _slots_of(config))
+            config["activities"] = _with_activities(config.get("activities"), wanted)
         _default_versioning(config)
         return super().configure_worker(config)
 
@@ -372,12 +382,19 @@ class KnitPlugin(SimplePlugin):
             return WORKFLOWS
         return [one for role in sorted(self._roles) for one in WORKFLOWS_BY_ROLE.get(role, ())]
 
-    def _with_activities(
-        self, existing: Sequence[Callable[..., Any]] | None
-    ) -> Sequence[Callable[..., Any]]:
-        wanted = self._deps.activities(self._roles) if self._deps else []
-        present = {_activity_name(function) for function in existing or ()}
-        return [*(existing or ()), *(f for f in wanted if _activity_name(f) not in present)]
+
+def _slots_of(config: WorkerConfig) -> int:
+    """Gives how many activities a Worker is sure to carry out at once."""
+    if config.get("tuner"):
+        return TUNED_SLOTS
+    return config.get("max_concurrent_activities") or DEFAULT_SLOTS
+
+
+def _with_activities(
+    existing: Sequence[Callable[..., Any]] | None, wanted: Sequence[Callable[..., Any]]
+) -> Sequence[Callable[..., Any]]:
+    present = {_activity_name(function) for function in existing or ()}
+    return [*(existing or ()), *(f for f in wanted if _activity_name(f) not in present)]
 
 
 def _with_pydantic(existing: DataConverter | None) -> DataConverter:

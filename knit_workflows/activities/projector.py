@@ -44,6 +44,14 @@ PROJECT_FOR: Final = timedelta(milliseconds=250)
 """How many events are projected, and for how long, before Runs are started and stops delivered:
 neither the first Run of a large event nor a stop should wait for its last page."""
 STOP_TIMEOUT: Final = timedelta(seconds=5)
+_SETTINGS: Final = (
+    "compute_queue",
+    "watch_queue",
+    "interactive_queue",
+    "hooks_queue",
+    "heartbeat",
+)
+"""What of the Projector's input every drain takes from its worker."""
 _IDLE_AFTER: Final = timedelta(milliseconds=50)
 """How long nothing has happened before started workflows are recorded without an admission."""
 _AGAIN_AFTER: Final = timedelta(seconds=1)
@@ -88,20 +96,20 @@ class StoreProjectorActivities(ProjectorActivities):
         settings: EngineSettings,
         *,
         run_limits: RunLimits,
-        interactive_queue: str,
+        current: ProjectorInput,
     ) -> None:
+        """`current` has the settings of this worker; those of a drain's workflow may be older."""
         self._projection = projection
         self._admission = admission
         self._backend = backend
         self._settings = settings
         self._run_limits = run_limits
-        self._interactive_queue = interactive_queue
+        self._current = current
 
     @activity.defn(name="knit.drain_outbox")
     async def drain_outbox(self, request: ProjectorInput) -> Drained:
         """Does what there is to do whenever it is woken; returns after `drain_for`."""
-        if not request.interactive_queue:  # its workflow was started before that queue existed
-            request = request.model_copy(update={"interactive_queue": self._interactive_queue})
+        request = self._renewed(request)
         tally = _Tally()
         ends = time.monotonic() + request.drain_for.total_seconds()
         client = activity.client()
@@ -122,7 +130,20 @@ class StoreProjectorActivities(ProjectorActivities):
                         if time.monotonic() >= ends:
                             break
                 await self._record_started(tally)
-        return Drained(events=tally.events, runs_created=tally.created, runs_started=tally.started)
+        return Drained(
+            events=tally.events,
+            runs_created=tally.created,
+            runs_started=tally.started,
+            next_input=request,
+        )
+
+    def _renewed(self, request: ProjectorInput) -> ProjectorInput:
+        """Gives the input with this worker's settings.
+
+        But for the queue of the Projector itself, to which only `start_projector` moves it.
+        """
+        current = self._current
+        return request.model_copy(update={name: getattr(current, name) for name in _SETTINGS})
 
     async def _work_until_idle(
         self, starter: RunStarter, stops: asyncio.Event, tally: _Tally

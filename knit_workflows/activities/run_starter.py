@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from datetime import timedelta
-from typing import Final
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 
-from temporalio.client import Client
+from temporalio.api.enums.v1 import PendingActivityState, PendingWorkflowTaskState
+from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionResponse
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.common import (
     Priority,
     SearchAttributeKey,
@@ -18,7 +20,7 @@ from temporalio.common import (
     WorkflowIDReusePolicy,
 )
 from temporalio.exceptions import WorkflowAlreadyStartedError
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 
 from knit_workflows import names
 from knit_workflows.contracts import shown
@@ -34,10 +36,25 @@ from knit_workflows.workflows.run import RunWorkflow
 log = logging.getLogger(__name__)
 
 STARTS_AT_ONCE: Final = 16
+_TIMEOUT: Final = timedelta(seconds=10)
+_TAKEN_WITHIN: Final = timedelta(seconds=10)
+"""A step of the Projector that waits for longer is in a queue that no worker serves."""
+_TRIED: Final = 3
+"""A task that is tried more often is given to workers that do not know the Projector."""
+_UNKNOWN_ACTIVITY: Final = "NotFoundError"
+"""The SDK's word for an activity that a worker does not have."""
 
 
 async def start_projector(client: Client, request: ProjectorInput) -> None:
-    """Starts the Projector of a shard, unless it runs already."""
+    """Starts the Projector of a shard, unless it runs already; moves one that is left behind."""
+    left = await projector_left_behind(client, request)
+    if left is not None:
+        log.warning(
+            "the Projector moves to the task queue %s: nobody works for it on its old one",
+            request.engine_queue,
+            extra={"action": "projector_moved"},
+        )
+        await _terminate(left)
     await client.start_workflow(
         ProjectorWorkflow.run,
         request,
@@ -49,6 +66,50 @@ async def start_projector(client: Client, request: ProjectorInput) -> None:
         priority=options.AT_HAND,
         static_summary="turns commits into Runs",
     )
+
+
+async def projector_left_behind(
+    client: Client, request: ProjectorInput
+) -> WorkflowHandle[Any, Any] | None:
+    """Gives the Projector if it is on another task queue, and nobody takes its next step there.
+
+    While somebody works for it, it stays where it is: workers of different settings, as during a
+    rolling change, would take it from each other again and again.
+    """
+    workflow_id = names.projector_workflow(request.shard)
+    try:
+        found = await client.get_workflow_handle(workflow_id).describe(rpc_timeout=_TIMEOUT)
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return None
+        raise
+    if found.status is not WorkflowExecutionStatus.RUNNING:
+        return None
+    if found.task_queue == request.engine_queue or not _waits(found.raw_description):
+        return None
+    # This execution only: another worker may be moving it too.
+    return client.get_workflow_handle(workflow_id, run_id=found.run_id)
+
+
+def _waits(found: DescribeWorkflowExecutionResponse) -> bool:
+    """Says whether a workflow's next step is taken by no worker, or by none that knows it."""
+    latest = datetime.now(UTC) - _TAKEN_WITHIN
+    for step in found.pending_activities:
+        if step.state == PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED:
+            failure = step.last_failure.application_failure_info.type
+            return failure == _UNKNOWN_ACTIVITY or step.scheduled_time.ToDatetime(UTC) < latest
+    task = found.pending_workflow_task
+    if task.state == PendingWorkflowTaskState.PENDING_WORKFLOW_TASK_STATE_SCHEDULED:
+        return task.attempt > _TRIED or task.scheduled_time.ToDatetime(UTC) < latest
+    return False
+
+
+async def _terminate(projector: WorkflowHandle[Any, Any]) -> None:
+    try:
+        await projector.terminate("starts anew on another task queue")
+    except RPCError as error:
+        if error.status is not RPCStatusCode.NOT_FOUND:  # another worker was faster
+            raise
 
 
 class RunStarter:

@@ -31,6 +31,8 @@ class Drained(Message):
     events: int = 0
     runs_created: int = 0
     runs_started: int = 0
+    next_input: ProjectorInput | None = None
+    """The input with the settings of the worker that drained; None: it is an older one."""
 
 
 class ProjectorActivities(ABC):

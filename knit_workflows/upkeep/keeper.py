@@ -14,7 +14,7 @@ from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.service import RPCError, RPCStatusCode
 
 from knit_workflows import names
-from knit_workflows.activities.run_starter import start_projector
+from knit_workflows.activities.run_starter import projector_left_behind, start_projector
 from knit_workflows.contracts.housekeeping import HousekeepingInput, HousekeepingResult
 from knit_workflows.domain.errors import KnitError
 from knit_workflows.domain.ports import HousekeepingStore
@@ -30,11 +30,13 @@ _TIMEOUT: Final = timedelta(seconds=10)
 class Keeper:
     """Looks whether Temporal knows knit's schedules; every worker with the role `engine` has one.
 
-    A Temporal that does not know them is a new one, or has lost its database or its namespace with
-    all workflows. Then one turn of the reconciliation, without its usual grace, starts the
-    workflows of all Runs under way again; each goes on where the store says that it is. That turn
-    is a workflow too, begun before the schedules are made: whoever dies in between, another Keeper
-    finds no schedules and begins it again.
+    A missing schedule is made again. A Temporal that does not know that of the reconciliation is a
+    new one, or has lost its database or its namespace with all workflows. Then one turn of the
+    reconciliation, without its usual grace, starts the workflows of all Runs under way again; each
+    goes on where the store says that it is. That turn is a workflow too, begun before the schedules
+    are made: whoever dies in between, another Keeper finds none and begins it again.
+
+    It looks too whether the Projector was left behind on a task queue that has no workers any more.
     """
 
     def __init__(
@@ -51,14 +53,14 @@ class Keeper:
 
     async def ensure(self) -> None:
         """Makes what is missing, and updates the schedules; raises RPCError."""
-        if not await self._is_known():
+        if not await self._is_known(names.HOUSEKEEPING_WORKFLOW):
             await self._recover_if_needed()
         await start_projector(self._client, self._request.projector)
         await ensure_schedules(self._client, self._request, self._settings)
 
     @asynccontextmanager
     async def kept(self) -> AsyncIterator[None]:
-        """Ensures at once, and while inside whenever Temporal does not know the schedules."""
+        """Ensures at once, and while inside whenever a look finds that something is missing."""
         await self.ensure()
         looking = asyncio.create_task(self._look())
         try:
@@ -71,7 +73,7 @@ class Keeper:
         while True:
             await asyncio.sleep(self._settings.poll_interval.total_seconds())
             try:
-                if not await self._is_known():
+                if await self._is_incomplete():
                     await self.ensure()
             except (
                 RPCError,
@@ -80,8 +82,14 @@ class Keeper:
             ) as error:  # an outage: the next look will see
                 log.debug("schedules are not looked at: %s", error)
 
-    async def _is_known(self) -> bool:
-        schedule = self._client.get_schedule_handle(names.HOUSEKEEPING_WORKFLOW)
+    async def _is_incomplete(self) -> bool:
+        for name in (names.HOUSEKEEPING_WORKFLOW, names.GC_WORKFLOW):
+            if not await self._is_known(name):
+                return True
+        return await projector_left_behind(self._client, self._request.projector) is not None
+
+    async def _is_known(self, name: str) -> bool:
+        schedule = self._client.get_schedule_handle(name)
         try:
             await schedule.describe(rpc_timeout=_TIMEOUT)
         except RPCError as error:

@@ -33,10 +33,12 @@ class ProjectorWorkflow:
                 retry_policy=options.AT_ONCE,
                 summary="turn commits into Runs",
             )
+            # So that changed settings reach a Projector that never ends.
+            request = drained.next_input or request
             workflow.set_current_details(
                 f"last drain: {drained.events} events, {drained.runs_created} Runs created, "
                 f"{drained.runs_started} started"
             )
             if workflow.info().is_continue_as_new_suggested():
                 break
-        workflow.continue_as_new(request)
+        workflow.continue_as_new(request, task_timeout=request.heartbeat)

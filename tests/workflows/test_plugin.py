@@ -20,13 +20,17 @@ from temporalio.client import Client, WorkflowHistory
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.converter import DataConverter, JSONPlainPayloadConverter, PayloadConverter
-from temporalio.worker import Replayer, Worker, WorkerDeploymentConfig
+from temporalio.worker import Replayer, Worker, WorkerDeploymentConfig, WorkerTuner
 
 from examples.own_worker.nightly import Nightly, Order
 from knit_workflows import contracts, names
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.plugin import (
     ALL_ROLES,
+    DEFAULT_SLOTS,
+    SLOTS,
+    TUNED_SLOTS,
+    WAITING_SLOTS,
     WORKFLOWS,
     Deps,
     KnitPlugin,
@@ -150,6 +154,40 @@ async def test_heartbeats_are_not_held_back(
     longest = worker.config(active_config=True)["max_heartbeat_throttle_interval"]
     a_third = EngineSettings().projector_heartbeat / 3
     assert longest == timedelta(seconds=of_the_user) if of_the_user == 0.2 else longest < a_third
+
+
+class _Asked(Deps):
+    """It remembers for how many slots its activities were made."""
+
+    slots = 0
+
+    def activities(self, roles: frozenset[Role], slots: int = SLOTS) -> list[Callable[..., object]]:
+        """Remembers."""
+        self.slots = slots
+        return super().activities(roles, slots)
+
+
+@pytest.mark.parametrize(
+    ("roles", "of_the_user", "slots"),
+    [
+        (frozenset({Role.ENGINE}), {"max_concurrent_activities": 7}, 7),
+        (frozenset({Role.ENGINE}), {}, DEFAULT_SLOTS),
+        (frozenset({Role.ENGINE}), {"tuner": WorkerTuner.create_fixed()}, TUNED_SLOTS),
+        (ALL_ROLES, {}, WAITING_SLOTS),
+    ],
+)
+async def test_activities_that_wait_know_the_slots_of_their_worker(
+    temporal_client: Client,
+    roles: frozenset[Role],
+    of_the_user: dict[str, object],
+    slots: int,
+) -> None:
+    """They leave half of them to the Projector and others."""
+    store = PostgresStore(StoreSettings(url=SecretStr("postgresql:///never-opened")))
+    deps = _Asked(store, MemoryBackend())
+    plugins = [KnitPlugin(deps, roles=roles)]
+    Worker(temporal_client, task_queue="mine", plugins=plugins, **of_the_user)  # type: ignore[arg-type]
+    assert deps.slots == slots
 
 
 def test_what_people_wait_for_has_a_queue_and_a_worker_of_its_own() -> None:

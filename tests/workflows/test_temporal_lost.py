@@ -6,8 +6,10 @@ import asyncio
 from contextlib import AsyncExitStack
 from datetime import timedelta
 
+import pytest
 from pydantic import SecretStr
-from temporalio.client import WorkflowExecutionStatus
+from temporalio.client import ScheduleHandle, WorkflowExecutionStatus
+from temporalio.service import RPCError, RPCStatusCode
 
 from knit_workflows import names
 from knit_workflows.domain.runs.run import RunStatus
@@ -102,3 +104,27 @@ async def test_a_temporal_that_is_new_to_an_idle_knit_recovers_nothing(
         await knit.push({"type": "dataset"})
         described = [one.id async for one in knit.temporal.list_workflows()]
         assert names.RECOVERY_WORKFLOW not in described
+
+
+async def test_a_schedule_that_somebody_deletes_is_made_again(postgres: EmbeddedPostgres) -> None:
+    """Temporal has lost nothing else, so nothing is recovered, although an upload is under way."""
+    async with knit_environment(postgres=postgres, engine=PATIENT) as knit:
+        await knit.knit.open_upload()
+        schedule = knit.temporal.get_schedule_handle(names.GC_WORKFLOW)
+        await schedule.delete()
+        async with asyncio.timeout(PATIENCE):
+            while not await is_there(schedule):
+                await asyncio.sleep(0.05)
+        with pytest.raises(RPCError, match="not found"):
+            await knit.temporal.get_workflow_handle(names.RECOVERY_WORKFLOW).describe()
+
+
+async def is_there(schedule: ScheduleHandle) -> bool:
+    """Says whether Temporal knows the schedule."""
+    try:
+        await schedule.describe()
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return False
+        raise
+    return True

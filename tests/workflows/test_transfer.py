@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.service import RPCError
 from temporalio.worker import Worker
@@ -35,6 +37,7 @@ from knit_workflows.domain.errors import (
     TransferNotReady,
     Unavailable,
 )
+from knit_workflows.domain.hooks import HookPhase
 from knit_workflows.domain.ids import KnitId
 from knit_workflows.domain.runs.run import RunQuery, RunStatus
 from knit_workflows.domain.tags import Tag
@@ -50,6 +53,8 @@ from knit_workflows.testing import (
     temporal,
 )
 from knit_workflows.worker import workers
+from knit_workflows.workflows.transfer import TransferWorkflow
+from tests.chaos.servers import Temporal
 from tests.waiting import PATIENCE
 from tests.workflows.test_hooks_waiting import short_histories
 
@@ -163,6 +168,46 @@ async def test_a_silent_client_loses_its_lease(postgres: EmbeddedPostgres) -> No
             await knit.knit.finish(upload, ok=True)
 
 
+async def away(server: Temporal, seconds: float) -> None:
+    """Keeps Temporal from doing anything for so long."""
+    server.signal(signal.SIGSTOP)
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        server.signal(signal.SIGCONT)
+
+
+async def test_a_lease_does_not_end_while_temporal_is_away(
+    postgres: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    """Nobody can renew it meanwhile; a client that is still silent after that has lost it."""
+    server = Temporal(tmp_path)
+    await server.start()
+    try:
+        client = await Client.connect(server.address, data_converter=pydantic_data_converter)
+        async with knit_environment(postgres=postgres, client=client) as knit:
+            renewing = KnitClient(client, lease=timedelta(seconds=3), queues=knit.deps.queues)
+            upload, silent = await renewing.open_upload(), await renewing.open_upload()
+            (await _folder(knit, upload.transfer_id) / "file").write_text("content")
+            await away(server, 8)
+            for _ in range(6):  # the first renewal comes after the timer
+                await asyncio.sleep(1)
+                await renewing.renew(upload)
+            assert (await knit.knit.finish(upload, ok=True)).status == "done"
+            workflow_id = names.transfer_workflow(silent.transfer_id)
+            async with asyncio.timeout(PATIENCE):
+                closed = await client.get_workflow_handle_for(
+                    TransferWorkflow.run, workflow_id
+                ).result()
+            assert closed.status == "failed"
+            assert silent.run_id is not None
+            run = await knit.store.runs.get(silent.run_id)
+            assert run.summary.exit is not None
+            assert run.summary.exit.message == "the client went silent"
+    finally:
+        server.kill()
+
+
 async def test_an_upload_without_room_is_refused_at_once(postgres: EmbeddedPostgres) -> None:
     """In the back-end's words, without a trace; with room again the next one is taken."""
     backend = MemoryBackend()
@@ -235,6 +280,27 @@ async def test_a_temporal_that_is_away_is_told_as_that() -> None:
     stopping = SimpleNamespace(service_client=SimpleNamespace(check_health=not_serving))
     with pytest.raises(EngineUnavailable):
         await KnitClient(stopping).ping()  # type: ignore[arg-type]
+
+
+async def test_a_missing_namespace_is_told_as_that() -> None:
+    """It is no transfer that is over, and trying again helps nobody."""
+    async with temporal() as client:
+        lost = KnitClient(
+            await Client.connect(
+                client.service_client.config.target_host,
+                namespace="lost",
+                data_converter=pydantic_data_converter,
+            )
+        )
+        for call in (
+            lost.open_upload(),
+            lost.try_plan({}),
+            lost.look_at_volumes("bytes", ["v"]),
+            lost.test_hook("http://127.0.0.1:1", HookPhase.BEFORE),
+        ):
+            with pytest.raises(EngineUnavailable, match="no namespace 'lost'") as refused:
+                await call
+            assert "TEMPORAL_NAMESPACE" in refused.value.advice
 
 
 async def test_a_push_that_no_worker_takes_up_ends_with_advice(postgres: EmbeddedPostgres) -> None:

@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import Final
 
 from temporalio import activity
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from knit_workflows.activities.failures import translated
 from knit_workflows.activities.heartbeat import heartbeating
@@ -66,6 +67,8 @@ READERS_AGAIN_AFTER: Final = timedelta(seconds=1)
 TOGETHER: Final = timedelta(milliseconds=5)
 """What is seen of a pod within this time is recorded together: the start of a container and its end
 moments later cost one transaction."""
+_NOT_GONE: Final = "the run pod has had its time to end"
+"""The heartbeat detail by which the next attempt of a stop knows that of the pod."""
 CANCELLED: Final = Exit(253, "cancelled in Temporal")
 SIGNAL_AFTER: Final = timedelta(seconds=2)
 """How long a container has run before its workflow is told: a signal costs a workflow task, which
@@ -128,7 +131,12 @@ class ComputeRunActivities(RunActivities):
 
     @activity.defn(name="knit.stop_run")
     async def stop_run(self, request: StopRun) -> Stopped:
-        """Kills the run pod and waits until it is gone; a Run that never had one is fine."""
+        """Kills the run pod and waits until it is gone; a Run that never had one is fine.
+
+        Raises:
+            ApplicationError: it is still there; Temporal tries again. Those that wait for pods
+                that cannot go, as on a lost node, would take the slots of transfers.
+        """
         key = RunKey(RunId(request.run_id), request.generation)
         with translated():
             async with heartbeating():
@@ -138,12 +146,18 @@ class ComputeRunActivities(RunActivities):
                     )
                 reporter = PendingReporter(self._store, key, nothing_recorded=False)
                 async with reporter.failures(*ENDING):
-                    while not await self._steps.stop(key):
+                    # Not by the number of the attempt: an outage costs attempts too.
+                    late = _NOT_GONE in activity.info().heartbeat_details
+                    gone = await self._steps.stop(key, briefly=late)
+                    if not gone:
                         log.info(
                             "run pod is still there",
                             extra={"action": "stop_repeated", "run_id": key.run_id},
                         )
                         await reporter.pod_not_gone()
+                if not gone:
+                    activity.heartbeat(_NOT_GONE)
+                    raise _not_gone(self._settings.stop_retry_interval)
                 spec = await self._store.spec(key)
         return Stopped(status=spec.status)
 
@@ -422,6 +436,16 @@ def _next_evidence(status: RunStatus, evidence: Evidence) -> Evidence | None:
     if evidence.target is RunStatus.COMPLETING and status is RunStatus.STARTING:
         return started(evidence.image_digest, evidence.timeline)
     return None if evidence.target is status else evidence
+
+
+def _not_gone(pause: timedelta) -> ApplicationError:
+    """Has a stop tried again after a pause, in which it needs no slot."""
+    return ApplicationError(
+        "the run pod is still there",
+        type="PodNotGone",
+        next_retry_delay=pause,
+        category=ApplicationErrorCategory.BENIGN,
+    )
 
 
 def _key(request: RunRef) -> RunKey:

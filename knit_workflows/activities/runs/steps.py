@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from datetime import timedelta
+from typing import Final
 
 from knit_workflows import names
 from knit_workflows.activities.runs.deadlines import StartDeadlines
@@ -29,6 +30,9 @@ from knit_workflows.domain.runs.milestones import Timeline
 from knit_workflows.domain.runs.run import LOST, OOM_KILLED, STUCK_CODE, Exit, RunStatus
 from knit_workflows.domain.volumes import AS_INSTALLED, Mount
 from knit_workflows.settings import EngineSettings
+
+BRIEFLY: Final = timedelta(seconds=0.5)
+"""How long a pod is looked at that has been told to end before: one that goes now is seen."""
 
 
 class RunSteps:
@@ -134,11 +138,15 @@ class RunSteps:
             return evidence.model_copy(update=more)
         return evidence
 
-    async def stop(self, key: RunKey) -> bool:
-        """Stops the run pod and waits for a while; gives whether it has gone."""
+    async def stop(self, key: RunKey, *, briefly: bool = False) -> bool:
+        """Stops the run pod and waits for a while; gives whether it has gone.
+
+        `briefly` is for a pod that has had the time already that it may take to end.
+        """
         name = names.run_pod(key.run_id, key.generation)
         await self._backend.stop(name, grace=self._settings.stop_grace)
-        timeout = self._settings.stop_retry_interval + self._settings.stop_grace
+        patience = self._settings.stop_retry_interval + self._settings.stop_grace
+        timeout = BRIEFLY if briefly else patience
         try:
             async with asyncio.timeout(timeout.total_seconds()):
                 async for observation in self._backend.watch(name):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+import time
+from datetime import timedelta
 from typing import Final
 
 from knit_workflows import names
@@ -40,20 +41,22 @@ _QUICK: Final = timedelta(seconds=3)
 class Opening:
     """One transfer that is being opened; of several attempts on different workers, each has one.
 
-    `since` is when the first of them was asked for.
+    `before` is the time from when the first of them was asked for to the beginning of this one, by
+    Temporal's clock alone: the worker's may differ from it by minutes.
     """
 
     def __init__(
         self,
         request: OpenTransfer,
-        since: datetime,
+        before: timedelta,
         store: TransferStore,
         execution: RunExecutionStore,
         backend: ComputeBackend,
         idle: timedelta,
     ) -> None:
         self._request = request
-        self._since = since
+        self._before = before
+        self._began = time.monotonic()
         self._store = store
         self._execution = execution
         self._backend = backend
@@ -64,7 +67,7 @@ class Opening:
     @property
     def passed(self) -> timedelta:
         """How long it has been opening."""
-        return datetime.now(UTC) - self._since
+        return self._before + timedelta(seconds=time.monotonic() - self._began)
 
     @property
     def pause(self) -> float:

@@ -86,11 +86,12 @@ class ComputeTransferActivities(TransferActivities):
         full disk is one of them, and so is an endpoint that is not open in time, whatever the
         attempt.
         """
-        since = activity.info().scheduled_time
+        info = activity.info()
+        before = info.started_time - info.scheduled_time
         parts = (self._store, self._execution, self._backend, self._idle)
         with translated():
             async with heartbeating():
-                opening = Opening(request, since, *parts)
+                opening = Opening(request, before, *parts)
                 opened = await _opened(opening)
                 opened = opened.model_copy(update={"endpoint_id": opening.endpoint_id})
                 if opening.took_warm_volume:

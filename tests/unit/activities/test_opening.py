@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from temporalio.testing import ActivityEnvironment
 
 from knit_workflows.activities.transfers.opening import Opening, passes
-from knit_workflows.contracts.transfers import OpenTransfer
+from knit_workflows.activities.transfers.transfer import ComputeTransferActivities
+from knit_workflows.compute.base import Endpoint, Transfer
+from knit_workflows.contracts.transfers import Opened, OpenTransfer
 from knit_workflows.domain.errors import (
     BackendRejected,
     BackendUnavailable,
@@ -19,14 +24,42 @@ from knit_workflows.domain.errors import (
     StoreFull,
     TransferNotReady,
 )
+from knit_workflows.domain.ids import KnitId, RunId
+from knit_workflows.domain.ports import TransferRecord
 
 NOBODY: Any = None
+IDLE = timedelta(minutes=3)
+REQUEST = OpenTransfer(transfer_id="t", mode="read", knit_id="k", within=timedelta(seconds=60))
 
 
 def opening(seconds: float) -> Opening:
-    request = OpenTransfer(transfer_id="t", mode="read", knit_id="k", within=timedelta(seconds=60))
-    since = datetime.now(UTC) - timedelta(seconds=seconds)
-    return Opening(request, since, NOBODY, NOBODY, NOBODY, timedelta(minutes=3))
+    return Opening(REQUEST, timedelta(seconds=seconds), NOBODY, NOBODY, NOBODY, IDLE)
+
+
+class Rows:
+    """The store of a download; nothing else is asked of it."""
+
+    async def begin_download(self, transfer_id: str, knit_id: KnitId) -> TransferRecord:
+        return TransferRecord(transfer_id, knit_id, RunId(""), "volume", "read", "token", "")
+
+    async def get(self, transfer_id: str) -> None:
+        """It is still wanted."""
+
+    async def opened(self, transfer_id: str, endpoint: str) -> None:
+        """Nobody reads it."""
+
+
+class ReadyAtTheThirdLook:
+    """A back-end; it knows when it was looked at."""
+
+    def __init__(self) -> None:
+        self.looks: list[float] = []
+
+    async def open_transfer(self, transfer: Transfer) -> Endpoint:
+        self.looks.append(time.monotonic())
+        if len(self.looks) < 3:
+            raise TransferNotReady
+        return Endpoint("http://agent")
 
 
 def test_an_endpoint_is_looked_at_often_at_first_and_seldom_later() -> None:
@@ -47,6 +80,28 @@ def test_the_time_counts_from_the_first_attempt_and_the_last_reason_is_told() ->
     told = late.too_late(QuotaExceeded("the quota q is used up", advice="make room"))
     assert (told.ok, told.kind, told.advice) == (False, "QuotaExceeded", "make room")
     assert told.reason == "the way to the Data was not ready within 60 s: the quota q is used up"
+
+
+@pytest.mark.parametrize("ahead", [timedelta(minutes=2), timedelta(hours=-1)], ids=str)
+async def test_the_clock_of_the_worker_may_be_wrong(ahead: timedelta) -> None:
+    """One that is behind would look ten times a second; one ahead would give up at once."""
+    waited = 5.0
+    scheduled = datetime.now(UTC) + ahead
+    environment = ActivityEnvironment()
+    environment.info = replace(
+        environment.info,
+        scheduled_time=scheduled,
+        started_time=scheduled + timedelta(seconds=waited),
+    )
+    rows: Any = Rows()
+    backend: Any = ReadyAtTheThirdLook()
+    activities = ComputeTransferActivities(rows, NOBODY, NOBODY, backend, IDLE)
+    opened: Opened = await environment.run(activities.open_transfer, REQUEST)
+    assert opened.ok
+    first, second, third = backend.looks
+    # An event loop may wake a moment early.
+    assert second - first > 0.1 * waited - 0.01
+    assert third - second > 0.1 * (waited + second - first) - 0.01
 
 
 @pytest.mark.parametrize(

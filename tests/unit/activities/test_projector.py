@@ -24,7 +24,7 @@ from knit_workflows.activities import projector
 from knit_workflows.activities.projector import EVENTS_PER_PASS, PROJECT_FOR
 from knit_workflows.compute.base import RunLimits
 from knit_workflows.compute.memory import MemoryBackend
-from knit_workflows.contracts.projector import ProjectorInput
+from knit_workflows.contracts.projector import Drained, ProjectorInput
 from knit_workflows.domain.errors import BackendUnavailable, StoreUnavailable
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.ports import (
@@ -37,7 +37,7 @@ from knit_workflows.domain.ports import (
     StopRequest,
 )
 from knit_workflows.plugin import Deps, Role
-from knit_workflows.settings import EngineSettings
+from knit_workflows.settings import EngineSettings, QueueSettings
 from tests.waiting import PATIENCE, until
 
 REQUEST = ProjectorInput(engine_queue="e", compute_queue="c", watch_queue="w")
@@ -151,15 +151,19 @@ async def drained(
     store: Store,
     backend: type[MemoryBackend] = Machine,
     client: Client | None = None,
+    *,
+    queues: QueueSettings | None = None,
     **settings: Any,
-) -> None:
+) -> Drained:
     """Lets the Projector do all there is."""
-    deps = Deps(store, backend(), engine=EngineSettings(**settings))  # type: ignore[arg-type]
+    engine = EngineSettings(**settings)
+    deps = Deps(store, backend(), engine=engine, queues=queues)  # type: ignore[arg-type]
     [drain] = [
         one for one in deps.activities(frozenset({Role.ENGINE})) if one.__name__ == "drain_outbox"
     ]
     environment = ActivityEnvironment(client=client or Client())  # type: ignore[arg-type]
-    await environment.run(drain, REQUEST)
+    result: Drained = await environment.run(drain, REQUEST)
+    return result
 
 
 @pytest.mark.patient
@@ -336,3 +340,18 @@ async def test_started_workflows_are_recorded_although_nothing_follows() -> None
 
     store.wake_ups = woken_once  # type: ignore[method-assign]
     await drained(store)
+
+
+async def test_the_next_drain_has_the_settings_of_the_worker() -> None:
+    """But for the queue that its workflow is on."""
+    heartbeat = timedelta(seconds=7)
+    queues = QueueSettings.single("new")
+    done = await drained(Store(0, 0), queues=queues, projector_heartbeat=heartbeat)
+    assert done.next_input == ProjectorInput(
+        engine_queue=REQUEST.engine_queue,
+        compute_queue="new",
+        watch_queue="new",
+        interactive_queue="new",
+        hooks_queue="new",
+        heartbeat=heartbeat,
+    )
