@@ -51,8 +51,8 @@ class EngineSettings(Group):
     page_size: int = Field(default=500, ge=1)
     """The most Runs that are created in one transaction."""
     poll_interval: Span = timedelta(seconds=15)
-    """How often the Projector looks for work without a notification, and a worker whether Temporal
-    has lost what it knew."""
+    """How often the Projector looks for work without a notification, a worker whether Temporal has
+    lost what it knew, and those who await a Run whether it is final, where too many await one."""
     heartbeat: Span = timedelta(seconds=20)
     """Heartbeat timeout of activities: a worker that is silent for longer is considered dead, and
     its watches move to another. Heartbeats are sent three times as often, so that a worker that
