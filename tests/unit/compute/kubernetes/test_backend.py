@@ -491,7 +491,7 @@ class TestRequests:
                     into.append(observation)
 
         before = asyncio.create_task(watched("another", []))
-        await until(lambda: api.watches == 2)
+        await until(lambda: api.watches == 2 and "GET jobs/another" in api.requests)
         await backend.launch(POD)
         tasks = [before]
         api.requests.clear()
