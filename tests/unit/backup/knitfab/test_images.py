@@ -98,7 +98,12 @@ def test_a_blob_that_is_another_one_is_refused(
     assert not (other.path / "repositories").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(b"no tar" * 200)])
+# With names: gzip writes the time, by which processes of xdist would tell the tests apart.
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no gzip", gzip.compress(b"no tar" * 200)],
+    ids=["nothing", "no gzip", "no tar"],
+)
 def test_what_is_no_archive_is_refused(other: Folder, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "data.tar.gz").write_bytes(content)
