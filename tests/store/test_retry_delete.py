@@ -175,7 +175,7 @@ async def test_a_reader_that_does_not_open_keeps_nothing(
     fetch(url, "UPDATE transfer SET created_at = created_at - interval '11 s'")
     with pytest.raises(IllegalMove, match="being transferred"):
         await discard()
-    assert fetch(url, "SELECT transfer_id FROM transfer") == [
+    assert fetch(url, "SELECT transfer_id FROM transfer ORDER BY transfer_id") == [
         {"transfer_id": "open"},
         {"transfer_id": "stuck"},
     ]

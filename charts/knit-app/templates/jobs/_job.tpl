@@ -5,7 +5,8 @@ and a database in the same release would not be there yet. Workers wait for what
 */}}
 {{- define "knit-app.jobMetadata" -}}
 {{- $about := dict "root" .root "component" .component -}}
-{{- $does := print (include "knit-app.jobTemplate" .) (include "knit-app.settings" .root) }}
+{{- $v := .root.Values }}
+{{- $does := print .pod (include "knit-app.settings" .root) (toJson ($v.podLabels | default dict)) (toJson ($v.podAnnotations | default dict)) }}
 name: knit-{{ .component }}-{{ .root.Release.Revision }}-{{ $does | sha256sum | trunc 8 }}
 namespace: {{ .root.Release.Namespace }}
 labels:
