@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 # Its pytest plugin would import it when the session is over, and CPython 3.11 can then refuse to
@@ -51,6 +52,22 @@ def pytest_collection() -> Iterator[object]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+_ROOT = Path(__file__).parents[1]
+_CACHES = {"build", ".hypothesis", ".import_linter_cache", ".mypy_cache", ".pytest_cache"}
+_at_top = {path.name for path in _ROOT.iterdir()} | _CACHES
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    """Fails a test that leaves something in the project's folder; under xdist, or one beside it."""
+    result = yield
+    new = {path.name for path in _ROOT.iterdir()} - _at_top
+    if new:
+        _at_top.update(new)
+        pytest.fail(f"left in the project's folder, by this test or one beside it: {sorted(new)}")
+    return result
 
 
 @pytest.fixture(scope="session")

@@ -46,6 +46,7 @@ async def test_what_temporal_is_set_to_is_tried(temporal_client: Client, monkeyp
     trial = (await examine_temporal())["trial"]
     assert trial.pop("firstRound") > 0
     assert trial.pop("laterRound") > 0
+    assert trial.pop("unlimited") in (True, False)  # a busy machine may be as slow by itself
     assert trial == {"updateWithStart": True, "eager": True, "priorities": True}
     left = 'WorkflowType = "knit.Trial" AND ExecutionStatus = "Running"'
     assert not [one async for one in temporal_client.list_workflows(left)]
@@ -62,8 +63,8 @@ async def test_defaults_are_seen_as_such(monkeypatch) -> None:
         monkeypatch.setenv("TEMPORAL_ADDRESS", other.client.service_client.config.target_host)
         trial = (await examine_temporal())["trial"]
     assert (trial["updateWithStart"], trial["eager"], trial["priorities"]) == (False, False, True)
-    # 20 tasks a second: two of them do not take less, however fast the machine is.
-    assert trial["laterRound"] > 0.09
+    # 20 tasks a second, however fast the machine is, and whatever holds it up.
+    assert trial["unlimited"] is False
 
 
 @pytest.mark.patient

@@ -8,8 +8,6 @@ from typing import Any, Final
 from knit_cli.admin.doctor.findings import Finding, ok, problem, unknown, warning
 
 _OLDEST_TEMPORAL: Final = (1, 27)
-_LIMITED_ROUND: Final = 2 / 20
-"""Seconds of an activity and a workflow task at the default of the limit below, 20 a second."""
 _PACE: Final = "history.transferProcessorMaxPollRPS"
 _NOT_SEEN: Final = "matching.enableFairness, limits of requests and sizes"
 """Settings that matter to knit, and show neither in an answer nor in a trial."""
@@ -76,9 +74,8 @@ def _trial(found: dict[str, Any]) -> Iterator[Finding]:
         )
     first, later = found["firstRound"], found["laterRound"]
     pace = f"an activity and a workflow task take {later * 1000:.0f} ms"
-    slow = later >= 0.9 * _LIMITED_ROUND
     # The limit lets some tasks through at once: what is as slow from the start is slow by itself.
-    limited = slow and later >= 2 * first
+    limited = not found["unlimited"] and later >= 2 * first
     if limited:
         yield warning(
             "temporal",
@@ -93,7 +90,7 @@ def _trial(found: dict[str, Any]) -> Iterator[Finding]:
         )
     if found["updateWithStart"] and found["eager"] and found["priorities"] and not limited:
         text = f"its dynamic configuration is as knit wants it, by trial ({pace})"
-        unseen = f"{_NOT_SEEN}, {_PACE} below such a pace" if slow else _NOT_SEEN
+        unseen = f"{_NOT_SEEN}, {_PACE} below such a pace" if not found["unlimited"] else _NOT_SEEN
         yield ok("temporal", f"{text}; what cannot be tried: {unseen}")
 
 

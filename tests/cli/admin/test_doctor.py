@@ -37,6 +37,7 @@ WELL = {
             "priorities": True,
             "firstRound": 0.02,
             "laterRound": 0.021,
+            "unlimited": True,
         },
     },
     "database": {},
@@ -312,12 +313,15 @@ def test_what_temporal_lacks(healthy: Admin, temporal, state, words):
     assert words in found(healthy)[("temporal", state)]["message"]
 
 
+LIMITED = {"laterRound": 0.1, "unlimited": False}
+
+
 @pytest.mark.parametrize(
     ("trial", "state", "words", "cure"),
     [
         ({"updateWithStart": False}, "problem", "uploads", "enableExecuteMultiOperation=true"),
         ({"eager": False}, "warning", "each short step waits", "enableActivityEagerExecution=true"),
-        ({"laterRound": 0.1}, "warning", "take 100 ms, 20 ms at first", "MaxPollRPS=10000"),
+        (LIMITED, "warning", "take 100 ms, 20 ms at first", "MaxPollRPS=10000"),
         ({"priorities": False}, "warning", "priorities of tasks", "matching.useNewMatcher=true"),
         ({"problem": "denied"}, "unknown", "could not be tried: denied", "docs/operations.md"),
     ],
@@ -332,7 +336,7 @@ def test_what_its_dynamic_configuration_lacks(healthy: Admin, trial, state, word
 
 def test_what_is_slow_from_the_start_is_not_taken_for_the_limit(healthy: Admin):
     """A busy server or a slow database; that the limit cannot be seen below that is said."""
-    slow = {"firstRound": 0.09, "laterRound": 0.17}
+    slow = {"firstRound": 0.09, "laterRound": 0.17, "unlimited": False}
     examined(healthy, {"trial": {**WELL["temporal"]["trial"], **slow}})
     message = found(healthy)[("temporal", "ok")]["message"]
     assert message.endswith("history.transferProcessorMaxPollRPS below such a pace")
