@@ -642,7 +642,8 @@ def test_a_redirect_does_not_take_the_token_along(knit, api, logged_in, status):
     assert elsewhere == []
 
 
-def test_bugs_are_reported_without_the_token(knit, api, monkeypatch):
+def test_bugs_are_reported_without_the_token(knit, api, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     knit.variables["KNIT_TOKEN"] = SECRET
     api.interrupt[("GET", "/data")] = [lambda _: 1 / 0]
     ended = knit("data", "find")
