@@ -6,6 +6,7 @@ Started by the node's init as: provisioner.py SERVER CERTIFICATES FOLDER STORAGE
 
 from __future__ import annotations
 
+import http
 import http.client
 import shutil
 import sys
@@ -115,12 +116,22 @@ def _seen_safely(see: Callable[[Object], None], found: Object) -> None:
         print(f"{found['metadata']['name']}: {error}", file=sys.stderr, flush=True)
 
 
+def wait_for_class(api: KubeApi, name: str, pause: float = 0.2) -> Object:
+    """Returns the StorageClass once there is one: it is made while this program starts."""
+    while True:
+        try:
+            return api.get(f"/apis/storage.k8s.io/v1/storageclasses/{name}")
+        except ApiError as error:
+            if error.code != http.HTTPStatus.NOT_FOUND:
+                raise
+        time.sleep(pause)
+
+
 def main() -> None:
     """Serves until killed."""
     server, certificates, folder, class_name = sys.argv[1:]
     access = Access.in_folder(server, Path(certificates))
-    path = f"/apis/storage.k8s.io/v1/storageclasses/{class_name}"
-    storage_class = KubeApi(access).get(path)
+    storage_class = wait_for_class(KubeApi(access), class_name)
 
     def provisioner() -> Provisioner:
         return Provisioner(KubeApi(access), Path(folder), storage_class)

@@ -14,6 +14,7 @@ import pytest
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))
 sys.path.append(str(Path(__file__).resolve().parent))
 
+import kube_api
 import network
 import provisioner
 import record
@@ -37,11 +38,18 @@ COMMIT
 
 
 class FakeApi:
-    """Records what the provisioner asks for."""
+    """Records what the provisioner asks for; answers what it is given, in this order."""
 
-    def __init__(self) -> None:
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
         self.created: list[Any] = []
         self.deleted: list[str] = []
+
+    def get(self, _path: str) -> Any:
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def create(self, _path: str, content: Any) -> Any:
         self.created.append(content)
@@ -76,6 +84,15 @@ def test_only_the_nodes_chains_and_the_jumps_into_them_are_removed() -> None:
         "COMMIT",
     ]
     assert network.removal_script(script) == ""
+
+
+def test_the_provisioner_waits_for_its_class_and_for_nothing_else() -> None:
+    missing, found = kube_api.ApiError(404, "not found"), {"metadata": {"name": "ours"}}
+    api: Any = FakeApi(missing, missing, found)
+    assert provisioner.wait_for_class(api, "ours", pause=0) == found
+    refused: Any = FakeApi(kube_api.ApiError(403, "forbidden"))
+    with pytest.raises(kube_api.ApiError):
+        provisioner.wait_for_class(refused, "ours", pause=0)
 
 
 def test_a_claim_of_our_class_gets_a_folder_and_a_volume_that_names_it(tmp_path: Path) -> None:
