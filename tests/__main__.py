@@ -13,6 +13,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -86,6 +87,8 @@ class Count:
 async def main() -> int:
     """Runs the tiers; gives the exit code."""
     os.chdir(ROOT)
+    # A shell that puts this into the background has Ctrl-C ignored, in all that is started, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     begun = time.monotonic()
     environment = {**os.environ, **_engine()}
     count = Count()
