@@ -95,7 +95,7 @@ class _ProjectStore:
     def __init__(self, store: ApiStore, projects: Projects) -> None:
         self.store = store
         self.projects = projects
-        self._plan_ids: frozenset[str] | None = None
+        self._plan_ids: frozenset[PlanId] | None = None
         self.data = _Data(self)
         self.adoptions = _Adoptions(self)
         self.imports = _Imports(self)
@@ -105,21 +105,14 @@ class _ProjectStore:
         self.completions = _Completions(self)
         self.situation = _SituationOf(self)
 
-    async def plan_ids(self) -> frozenset[str]:
+    async def plan_ids(self) -> frozenset[PlanId]:
         """Gives the Plans that are theirs; looked up once per request."""
         if self._plan_ids is None:
-            plans = await self.store.plans.find(PlanQuery())
-            self._plan_ids = frozenset(one.summary.plan_id for one in plans if self.owns_plan(one))
+            self._plan_ids = await self.store.plans.within(self.projects)
         return self._plan_ids
 
     def owns(self, tags: Iterable[Tag]) -> bool:
         return not self.projects.isdisjoint(tags)
-
-    def owns_plan(self, plan: PlanDetail) -> bool:
-        places = [*plan.inputs, *plan.outputs, *([plan.log] if plan.log else [])]
-        return plan.summary.name is None and all(
-            self.owns(place.mountpoint.tags) for place in places
-        )
 
     async def owns_run(self, run: RunDetail) -> bool:
         if run.summary.plan.name is None:
@@ -154,6 +147,16 @@ class _Data(_Part):
             for one in await self._store.data.find(asked, limit=limit, after=after):
                 found[one.knit_id] = one
         return [await self._whole.shown(one) for one in sorted(found.values(), key=_place)[:limit]]
+
+    async def find_ids(self, query: DataQuery, *, after: str | None = None) -> Sequence[str]:
+        if len(self._projects) == 1:
+            asked = replace(query, tags=(*query.tags, *self._projects))
+            return await self._store.data.find_ids(asked, after=after)
+        return await self._store.data.find_ids(query, after=after, among=self._projects)
+
+    async def get_each(self, knit_ids: Sequence[str]) -> Sequence[DataDetail]:
+        found = await self._store.data.get_each(knit_ids)
+        return [await self._whole.shown(one) for one in found if self._whole.owns(one.tags)]
 
     async def get(self, knit_id: KnitId) -> DataDetail:
         return await self._whole.shown(await self._own(knit_id))
@@ -242,18 +245,17 @@ class _Plans(_Part):
     async def find(
         self, query: PlanQuery, *, limit: int | None = None, after: str | None = None
     ) -> Sequence[PlanDetail]:
-        found = [
-            one
-            for one in await self._store.plans.find(query, after=after)
-            if self._whole.owns_plan(one)
-        ]
-        return [await self._shown(one) for one in found[:limit]]
+        theirs = await self._whole.plan_ids()
+        asked = theirs if query.plan_ids is None else query.plan_ids & theirs
+        found = await self._store.plans.find(
+            replace(query, plan_ids=asked), limit=limit, after=after
+        )
+        return [await self._shown(one) for one in found]
 
     async def get(self, plan_id: PlanId) -> PlanDetail:
-        plan = await self._store.plans.get(plan_id)
-        if not self._whole.owns_plan(plan):
+        if plan_id not in await self._whole.plan_ids():
             raise _missing(PlanNotFound, "Plan", plan_id)
-        return await self._shown(plan)
+        return await self._shown(await self._store.plans.get(plan_id))
 
     async def _shown(self, plan: PlanDetail) -> PlanDetail:
         theirs = await self._whole.plan_ids()
@@ -302,6 +304,17 @@ class _Runs(_Part):
         if not asked:
             return []
         return await self._store.runs.find(replace(query, plan_ids=asked), limit=limit, after=after)
+
+    async def find_ids(self, query: RunQuery, *, after: str | None = None) -> Sequence[str]:
+        theirs = await self._whole.plan_ids()
+        asked = query.plan_ids & theirs if query.plan_ids else theirs
+        if not asked:
+            return []
+        return await self._store.runs.find_ids(replace(query, plan_ids=asked), after=after)
+
+    async def get_each(self, run_ids: Sequence[str]) -> Sequence[RunDetail]:
+        found = await self._store.runs.get_each(run_ids)
+        return [one for one in found if await self._whole.owns_run(one)]
 
     async def get(self, run_id: RunId) -> RunDetail:
         run = await self._store.runs.get(run_id)

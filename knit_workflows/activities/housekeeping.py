@@ -150,11 +150,13 @@ class StoreHousekeepingActivities(HousekeepingActivities):
     async def restart_lost_runs(self, request: HousekeepingInput) -> HousekeepingResult:
         """Restarts workflows that were terminated, or that Temporal does not know.
 
-        The new execution goes on where the store says that the Run is.
+        The new execution goes on where the store says that the Run is. Before that it moves the
+        Runs that an interrupted (de)activation of their Plan has left.
         """
         done = 0
         with translated():
             async with heartbeating():
+                await self._finish_activations()
                 client = activity.client()
                 await start_projector(client, request.projector)
                 attributes = await search_attributes_known(client)
@@ -172,6 +174,11 @@ class StoreHousekeepingActivities(HousekeepingActivities):
                     )
                     done += 1
         return _logged("runs_restarted", HousekeepingResult(done=done))
+
+    async def _finish_activations(self) -> None:
+        moved = await self._store.finish_activations()
+        if moved:
+            log.info("runs moved with their plan", extra={"action": "runs_moved", "runs": moved})
 
     async def _is_over(self, key: RunKey) -> bool:
         """Looks once more: a Run that has ended since it was found was recorded first."""

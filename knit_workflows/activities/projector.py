@@ -126,7 +126,7 @@ class StoreProjectorActivities(ProjectorActivities):
                 work = self._projection.wake_ups(fallback=self._settings.poll_interval)
                 async with aclosing(work), self._delivering(client) as stops:
                     while await _is_woken(work, lambda: self._record_started(tally)):
-                        await self._work_until_idle(starter, stops, tally)
+                        await self._work_until_idle(starter, stops, tally, ends)
                         if time.monotonic() >= ends:
                             break
                 await self._record_started(tally)
@@ -146,11 +146,12 @@ class StoreProjectorActivities(ProjectorActivities):
         return request.model_copy(update={name: getattr(current, name) for name in _SETTINGS})
 
     async def _work_until_idle(
-        self, starter: RunStarter, stops: asyncio.Event, tally: _Tally
+        self, starter: RunStarter, stops: asyncio.Event, tally: _Tally, ends: float
     ) -> None:
         """Repeats until a pass leaves nothing; later notifications wake the Projector again.
 
-        Sets `stops` if there are some to be delivered.
+        There may always be more, so it stops when the drain `ends` and when the worker stops: the
+        next drain goes on. Sets `stops` if there are some to be delivered.
         """
         while True:
             startable, is_drained = await self._pass(tally)
@@ -163,6 +164,8 @@ class StoreProjectorActivities(ProjectorActivities):
             if self._admission.has_stops():
                 stops.set()
             if is_drained and len(startable) < ADMITTED_AT_ONCE:
+                return
+            if time.monotonic() >= ends or activity.is_worker_shutdown():
                 return
 
     @asynccontextmanager

@@ -52,7 +52,26 @@ def parse_tag(text: str) -> Tag:
 
 
 def checked_tag(key: str, value: str) -> Tag:
-    """Makes a tag from its parts as they are; raises InvalidTag as `parse_tag` does."""
+    """Makes a tag from its parts as they are; raises InvalidTag as `parse_tag` does.
+
+    Nor may blanks before its key be all that tells it from a tag of knit's own: it is shown as
+    text, and who reads that trims it.
+    """
+    tag = storable_tag(key, value)
+    if not tag.is_system and Tag(key.strip(), "").is_system:
+        raise InvalidTag(
+            f"the tag key {key[:40]!r} would be read as one of knit's own",
+            advice=f"leave the blanks out; tags that begin with {SYSTEM_PREFIX} are given by knit",
+        )
+    return tag
+
+
+def storable_tag(key: str, value: str) -> Tag:
+    """Makes a tag that may be kept already, however it came there, such as one to be removed.
+
+    Raises:
+        InvalidTag: a part is too long or has control characters.
+    """
     if len(key) > MAX_KEY_CHARS or len(value) > MAX_VALUE_CHARS:
         raise InvalidTag(
             f"the tag with the key {key[:40]!r} is too long",

@@ -15,9 +15,10 @@ from knit_workflows.domain.ports import (
     TransferRecord,
     UnfinishedImport,
 )
-from knit_workflows.domain.runs.run import RunStatus
+from knit_workflows.domain.runs.run import KNIT, RunStatus
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database
+from knit_workflows.store.plans.activation import finish_activations
 from knit_workflows.store.runs.admission import RUNS_TO_START, startable_run
 
 _SQL: Final = named_sql.beside(__file__, runs_to_start=RUNS_TO_START)
@@ -62,6 +63,10 @@ class PostgresHousekeepingStore:
             },
         )
         return frozenset(RunKey(RunId(row.run_id), row.generation) for row in rows)
+
+    async def finish_activations(self) -> int:
+        """See the port."""
+        return await finish_activations(self._db, actor=KNIT)
 
     async def unfinished_imports(
         self, *, window: timedelta, older_than: timedelta, limit: int

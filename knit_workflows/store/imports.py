@@ -88,7 +88,9 @@ class PostgresImportStore:
 
     async def find_key(self, kid: str) -> SigningKey | None:
         """See the port."""
-        row = await self._db.row(_SQL["key"], {"kid": kid.replace("\0", "")})
+        if not kid.isprintable():  # what PostgreSQL does not take as text is among these
+            return None
+        row = await self._db.row(_SQL["key"], {"kid": kid})
         return None if row is None else _key(row)
 
 

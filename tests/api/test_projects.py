@@ -16,6 +16,7 @@ from knit_workflows.domain.accounts.principals import Role
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.ids import KnitId
 from knit_workflows.domain.imports import Import, ImportTimes, import_of
+from knit_workflows.domain.plans.model import PlanQuery
 from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.domain.tags import Tag, parse_tag
 from knit_workflows.domain.volumes import Volume
@@ -102,6 +103,25 @@ async def test_only_what_is_theirs_is_listed(bound: httpx.AsyncClient, world: Wo
     assert (await bound.get("/runs", params={"plan": world.foreign_plan})).json() == []
     assert (await bound.get("/data", params={"tag": "project:y"})).json() == []
     assert (await bound.get("/completions", params={"of": "tags"})).json() == []
+
+
+async def test_which_plans_are_theirs_is_found_without_their_neighbours(
+    bound: httpx.AsyncClient, world: World, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked at nearly every request; only who asks for Plans is given their links."""
+
+    async def refused(*_arguments: Any, **_options: Any) -> None:
+        raise AssertionError("links of Plans are loaded")
+
+    with monkeypatch.context() as patched:
+        for name in ("find", "get"):
+            patched.setattr(store.plans, name, refused)
+        for path in ("/data", f"/data/{world.x}/metadata", "/runs", f"/runs/{world.run}"):
+            assert (await bound.get(path)).status_code == 200
+        assert (await bound.get(f"/plans/{world.foreign_plan}")).status_code == 404
+    store.memory.asked.clear()
+    assert len((await bound.get("/plans")).json()) == 1
+    assert store.memory.asked == [PlanQuery(plan_ids=frozenset({world.plan}))]
 
 
 async def test_pages_are_whole(bound: httpx.AsyncClient, world: World, store, transfers) -> None:

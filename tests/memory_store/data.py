@@ -28,18 +28,35 @@ class MemoryData(Part):
     async def find(
         self, query: DataQuery, *, limit: int | None = None, after: str | None = None
     ) -> Sequence[DataDetail]:
+        return [data_detail(self.rows, one) for one in self._found(query, after)[:limit]]
+
+    async def find_ids(
+        self,
+        query: DataQuery,
+        *,
+        after: str | None = None,
+        among: frozenset[Tag] = frozenset(),
+    ) -> Sequence[str]:
+        found = self._found(query, after)
+        return [one.knit_id for one in found if not among or among & one.tags]
+
+    def _found(self, query: DataQuery, after: str | None) -> list[DataRow]:
         rows = self.rows
         rows.asked.append(query)
         wanted = {as_shown(tag) for tag in query.tags}
         begin = None if after is None else _position(rows, after)
-        found = [
+        return [
             one
             for one in sorted(rows.data.values(), key=_place)
             if wanted <= set(all_tags(rows, one))
             and _in_window(rows, one, query)
             and (begin is None or _place(one) > begin)
         ]
-        return [data_detail(rows, one) for one in found[:limit]]
+
+    async def get_each(self, knit_ids: Sequence[str]) -> Sequence[DataDetail]:
+        rows = self.rows
+        found = (rows.data.get(KnitId(knit_id)) for knit_id in knit_ids)
+        return [data_detail(rows, one) for one in found if one is not None]
 
     async def get(self, knit_id: KnitId) -> DataDetail:
         rows = self.rows

@@ -72,6 +72,20 @@ class MemoryPlans(Part):
         ]
         return [plan_detail(rows, plan) for plan in found[:limit]]
 
+    async def within(self, projects: frozenset[Tag]) -> frozenset[PlanId]:
+        return frozenset(
+            plan.plan_id
+            for plan in self.rows.plans.values()
+            if plan.name is None
+            and all(
+                projects & tags
+                for tags in [
+                    *(one.requirement.tags for one in plan.spec.inputs),
+                    *(tags for _, tags in outputs_and_log(plan)),
+                ]
+            )
+        )
+
     async def get(self, plan_id: PlanId) -> PlanDetail:
         rows = self.rows
         if plan_id not in rows.plans:
@@ -162,7 +176,8 @@ def _matches(plan: PlanRow, query: PlanQuery) -> bool:
         "image_digest": image and image.digest,
     }
     return (
-        all(getattr(query, key) in (None, value) for key, value in has.items())
+        (query.plan_ids is None or plan.plan_id in query.plan_ids)
+        and all(getattr(query, key) in (None, value) for key, value in has.items())
         and _some(query.input_tags, [input_mountpoint(one).tags for one in plan.spec.inputs])
         and _some(query.output_tags, [tags for _, tags in outputs_and_log(plan)])
     )

@@ -47,15 +47,25 @@ class MemoryRuns(Part):
     async def find(
         self, query: RunQuery, *, limit: int | None = None, after: str | None = None
     ) -> Sequence[RunDetail]:
+        return [run_detail(self.rows, run) for run in self._found(query, after)[:limit]]
+
+    async def find_ids(self, query: RunQuery, *, after: str | None = None) -> Sequence[str]:
+        return [run.run_id for run in self._found(query, after)]
+
+    def _found(self, query: RunQuery, after: str | None) -> list[RunRow]:
         rows = self.rows
         rows.asked.append(query)
         begin = None if after is None else _position(rows, after)
-        found = [
+        return [
             run
             for run in sorted(rows.runs.values(), key=_place)
             if _matches(run, query) and (begin is None or _place(run) > begin)
         ]
-        return [run_detail(rows, run) for run in found[:limit]]
+
+    async def get_each(self, run_ids: Sequence[str]) -> Sequence[RunDetail]:
+        rows = self.rows
+        found = [rows.runs[RunId(run_id)] for run_id in run_ids if run_id in rows.runs]
+        return [run_detail(rows, run) for run in found if run.status is not _S.INVALIDATED]
 
     async def get(self, run_id: RunId) -> RunDetail:
         return run_detail(self.rows, self._run(run_id))

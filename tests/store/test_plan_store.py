@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -11,7 +12,7 @@ from knit_workflows.domain.errors import (
     PlanNotFound,
     TooManyRuns,
 )
-from knit_workflows.domain.ids import KnitId, PlanId
+from knit_workflows.domain.ids import KnitId, PlanId, is_id
 from knit_workflows.domain.plans.model import (
     Annotation,
     AnnotationChange,
@@ -22,6 +23,7 @@ from knit_workflows.domain.ports import AdmissionLimits
 from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.settings import StoreSettings
 from knit_workflows.store import PostgresStore
+from knit_workflows.store.connection import Session
 from tests.store.build import (
     drain,
     fetch,
@@ -49,6 +51,35 @@ async def test_a_preview_leaves_no_row(store: PostgresStore, url: str) -> None:
     await store.plans.preview(spec({"/a": "k:a"}), limit=2)
     assert fetch(url, "SELECT FROM plan WHERE name IS NULL") == []
     assert fetch(url, "SELECT FROM outbox") == []
+
+
+async def test_candidates_are_counted_where_they_are(
+    store: PostgresStore, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Registration loads none of them, a preview only those that it shows."""
+    for _ in range(30):
+        await upload(store, "k:a k:b")
+    await drain(store)
+    loaded: list[str] = []
+    rows = Session.rows
+
+    async def spied(session: Session, query: str, params: Any = None) -> list[Any]:
+        found = await rows(session, query, params)
+        lists = [value for row in found for value in row if isinstance(value, list)]
+        loaded.extend(one for texts in lists for one in map(str, texts) if is_id(one))
+        return found
+
+    monkeypatch.setattr(Session, "rows", spied)
+    wanted = spec({"/a": "k:a", "/b": "k:b", "/c": "k:a k:b"})
+    preview = await store.plans.preview(wanted, limit=2)
+    assert (preview.runs, preview.candidates) == (27_000, {"/a": 30, "/b": 30, "/c": 30})
+    assert len(preview.assignments) == 2
+    assert len(loaded) <= 3 * (2 + 2)
+    loaded.clear()
+    with pytest.raises(TooManyRuns, match="27000"):
+        await store.plans.register(wanted, new_runs_limit=26_999)
+    await store.plans.register(wanted, new_runs_limit=27_000)
+    assert loaded == []
 
 
 @pytest.mark.patient

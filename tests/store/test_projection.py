@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -16,6 +17,7 @@ from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.domain.tags import KEY_TIMESTAMP
 from knit_workflows.settings import StoreSettings
 from knit_workflows.store import PostgresStore
+from knit_workflows.store.projection import projection_store
 from tests.store.build import (
     begin,
     drain,
@@ -152,11 +154,16 @@ async def test_inputs_that_pin_an_id(store: PostgresStore, url: str) -> None:
 
 @pytest.mark.parametrize("without", ["hashjoin", "seqscan", "nestloop", "material"])
 @pytest.mark.patient
-async def test_pins_ask_for_tags_however_they_are_looked_up(
+async def test_every_tag_is_asked_for_however_data_are_looked_up(
     store: PostgresStore, url: str, without: str
 ) -> None:
     """PostgreSQL 18 loses conditions in some plans, which it chooses as the statistics are."""
     data = [await upload(store, "k:a") for _ in range(4)]
+    special = await upload(store, "k:a v:1")
+    await upload(store, "v:1")
+    _, unfinished = await begin(store)
+    await store.data.change_tags(unfinished, TagChange(add=tags("k:a v:1")))
+    unpinned = await register(store, spec({"/a": "k:a v:1"}))
     wanted = await register(store, spec({"/a": f"knit#id:{data[1]} k:a"}))
     await register(store, spec({"/a": f"knit#id:{data[1]} k:b"}))
     fetch(url, "ANALYZE")
@@ -164,7 +171,7 @@ async def test_pins_ask_for_tags_however_they_are_looked_up(
     planned = PostgresStore(StoreSettings(url=SecretStr(f"{url}&options={options}")))
     await drain(planned)
     await planned.aclose()
-    assert runs_in(url).keys() == {(wanted, (data[1],))}
+    assert runs_in(url).keys() == {(wanted, (data[1],)), (unpinned, (special,))}
 
 
 async def test_inputs_that_pin_data_to_come(store: PostgresStore, url: str) -> None:
@@ -286,3 +293,105 @@ async def test_removed_tags_do_not_match_any_more(store: PostgresStore, url: str
         (plan, (new, first)),
         (plan, (new, second)),
     }
+
+
+async def test_a_large_event_does_not_keep_others_from_their_turn(
+    store: PostgresStore, url: str
+) -> None:
+    """It is put back behind them, with its position, and goes on when its turn comes again."""
+    for kind in "a" * 10 + "b" * 10:
+        await upload(store, f"k:{kind}")
+    await drain(store)
+    small = await register(store, spec({"/c": "k:c"}))
+    await drain(store)
+    large = await register(store, spec({"/a": "k:a", "/b": "k:b"}))
+    await upload(store, "k:c")
+    for _ in range(3):
+        await store.projection.project(page_size=1)
+    assert [plan for plan, _ in runs_in(url)].count(small) == 1
+    await drain(store, page_size=7)
+    assert [plan for plan, _ in runs_in(url)].count(large) == 100
+
+
+async def test_what_comes_while_a_large_event_waits_is_not_missed(
+    store: PostgresStore, url: str
+) -> None:
+    """Data before and behind its position: their own events find them, in whatever order."""
+    for kind in "aaabbb":
+        await upload(store, f"k:{kind}")
+    await drain(store)
+    plan = await register(store, spec({"/a": "k:a", "/b": "k:b"}))
+    for turn in range(12):
+        await store.projection.project(page_size=1)
+        if turn < 6:
+            await upload(store, "k:a k:b")
+    await drain(store, page_size=2)
+    made = runs_in(url)
+    assert {one for one, _ in made} == {plan}
+    assert len(made) == 9 * 9
+
+
+async def test_the_oldest_event_is_told_by_when_it_was_made(store: PostgresStore, url: str) -> None:
+    """One that was put back is at the end of the queue, and no younger for that."""
+    await register(store, spec({"/a": "k:a", "/b": "k:a"}))
+    for _ in range(2):
+        await upload(store, "k:a")
+    fetch(
+        url,
+        "UPDATE outbox SET created_at = created_at - interval '1 hour'"
+        " WHERE kind = 'plan_registered'",
+    )
+    await store.projection.project(page_size=1)
+    rows = fetch(url, "SELECT kind, cursor IS NULL AS fresh FROM outbox ORDER BY event_id")
+    assert [row["kind"] for row in rows][-1] == "plan_registered"
+    assert not rows[-1]["fresh"]
+    backlog = (await store.situation.look()).backlog
+    assert backlog.oldest_event > timedelta(minutes=59)
+
+
+def upload_many(url: str, like: str, count: int) -> None:
+    """Makes so many Data like this one, of the same Run."""
+    fetch(
+        url,
+        """WITH plan_of AS (
+               SELECT r.plan_id, d.output_id FROM data d JOIN run r USING (run_id)
+                WHERE d.knit_id = %s
+           ), made AS (
+               INSERT INTO run (run_id, plan_id, status, created_at, updated_at)
+               SELECT gen_random_uuid(), plan_id, 'done', now(), now()
+                 FROM plan_of, generate_series(1, %s)
+            RETURNING run_id
+           ), new_data AS (
+               INSERT INTO data (knit_id, run_id, output_id, volume, timestamp)
+               SELECT gen_random_uuid(), run_id, output_id, '', now() FROM made, plan_of
+            RETURNING knit_id
+           )
+           INSERT INTO data_tag (tag_id, knit_id)
+           SELECT tag_id, new_data.knit_id
+             FROM new_data, (SELECT tag_id FROM data_tag WHERE knit_id = %s) AS t""",
+        like, count, like,
+    )  # fmt: skip
+
+
+@pytest.mark.patient
+async def test_the_runs_of_a_late_plan_cost_what_they_are(
+    store: PostgresStore, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many Data fill an input: a page reads of each what it can reach, no more."""
+    await upload(store, "k:a")
+    upload_many(url, await upload(store, "k:b"), 599)
+    await drain(store)
+    read = 0
+    original = projection_store.candidates_of
+
+    async def counted(*arguments: Any, **options: Any) -> list[list[str]]:
+        nonlocal read
+        found = await original(*arguments, **options)
+        read += sum(map(len, found))
+        return found
+
+    monkeypatch.setattr(projection_store, "candidates_of", counted)
+    plan_id = await register(store, spec({"/a": "k:a", "/b": "k:b"}))
+    assert await drain(store, page_size=10) == 600
+    assert len({knit_ids for plan, knit_ids in runs_in(url) if plan == plan_id}) == 600
+    assert read < 600 * 25

@@ -182,6 +182,22 @@ async def test_a_terminated_projector_is_healed(postgres: EmbeddedPostgres) -> N
         assert await knit.runs_of(plan.summary.plan_id, 1, within=timedelta(seconds=60))
 
 
+async def test_runs_that_their_plan_has_left_behind_are_moved(postgres: EmbeddedPostgres) -> None:
+    """As when the API dies while it activates a Plan with many Runs."""
+    async with knit_environment(postgres=postgres, engine=FREQUENT) as knit:
+        plan = await knit.apply({**TRAIN, "active": False})
+        await knit.push({"type": "dataset"})
+        run = await only_run(knit, plan.summary.plan_id)
+        await until_status(knit, run.summary.run_id, RunStatus.DEACTIVATED)
+        fetch(
+            knit.url,
+            "UPDATE plan SET active = true WHERE plan_id = %s",
+            plan.summary.plan_id,
+        )
+        done = await knit.final(run.summary.run_id)
+        assert done.summary.status is RunStatus.DONE
+
+
 async def test_an_upload_whose_workflow_is_terminated_fails(postgres: EmbeddedPostgres) -> None:
     """It leaves a failed Run and no transfer that would keep it from being deleted."""
     async with knit_environment(postgres=postgres, engine=FREQUENT) as knit:

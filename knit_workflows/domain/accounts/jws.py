@@ -10,12 +10,14 @@ import binascii
 import hashlib
 import hmac
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 ALGORITHM: Final = "HS256"
 MAX_CHARS: Final = 8192
+_KID: Final = re.compile(r"[ -~]{1,255}")
 
 
 class BadToken(ValueError):
@@ -50,7 +52,8 @@ def read(text: str) -> Token:
     if "crit" in header:  # RFC 7515 §4.1.11: what is not understood must be refused
         raise BadToken("it has critical headers, which are not known here")
     kid = header.get("kid")
-    if not isinstance(kid, str):
+    # JSON can write what no database takes as text, such as NUL or half a character.
+    if not (isinstance(kid, str) and _KID.fullmatch(kid)):
         raise BadToken("it does not name its key")
     signed = ".".join(parts[:2]).encode()
     return Token(kid, claims, signed, _decoded(parts[2]))

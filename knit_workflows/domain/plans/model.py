@@ -206,8 +206,9 @@ class AnnotationChange:
 
 @dataclass(frozen=True, slots=True)
 class PlanQuery:
-    """The filter of `plan find`; None as tag or digest matches any."""
+    """The filter of `plan find`; None matches any."""
 
+    plan_ids: frozenset[str] | None = None
     active: bool | None = None
     repository: str | None = None
     image_tag: str | None = None

@@ -27,6 +27,21 @@ class DataStore(Protocol):
             InvalidRequest: `after` is not a cursor, or there is no Data of that id.
         """
 
+    async def find_ids(
+        self,
+        query: DataQuery,
+        *,
+        after: str | None = None,
+        among: frozenset[Tag] = frozenset(),
+    ) -> Sequence[str]:
+        """Gives the ids of what `find` would list at this instant, in its order; raises as it does.
+
+        However many there are, they take little. `among`: only Data with one of these tags.
+        """
+
+    async def get_each(self, knit_ids: Sequence[str]) -> Sequence[DataDetail]:
+        """Looks these Data up as they are now, in this order; those that are gone are left out."""
+
     async def get(self, knit_id: KnitId) -> DataDetail:
         """Looks one Data up; raises DataNotFound."""
 

@@ -56,6 +56,12 @@ class HousekeepingStore(Protocol):
         Runs that do not exist are left out: they may belong to another installation.
         """
 
+    async def finish_activations(self) -> int:
+        """Moves the Runs that an interrupted (de)activation of their Plan has left; gives how many.
+
+        Those of one that is still at work may be among them.
+        """
+
     async def unfinished_imports(
         self, *, window: timedelta, older_than: timedelta, limit: int
     ) -> Sequence[UnfinishedImport]:

@@ -16,6 +16,7 @@ from knit_workflows.domain.plans.model import (
 )
 from knit_workflows.domain.plans.options import PlanOptions
 from knit_workflows.domain.runs.run import USER
+from knit_workflows.domain.tags import Tag
 
 
 class PlanStore(Protocol):
@@ -48,13 +49,21 @@ class PlanStore(Protocol):
     ) -> Sequence[PlanDetail]:
         """Lists Plans by id, built-in ones included; at most `limit`, after the id `after`."""
 
+    async def within(self, projects: frozenset[Tag]) -> frozenset[PlanId]:
+        """Gives the Plans of users each of whose inputs and outputs has one of these tags.
+
+        The log is an output. It costs little: neither Plans nor their neighbours are loaded.
+        """
+
     async def get(self, plan_id: PlanId) -> PlanDetail:
         """Looks one Plan up; raises PlanNotFound."""
 
     async def set_active(self, plan_id: PlanId, active: bool, *, actor: str = USER) -> PlanDetail:
         """Activates or deactivates a Plan. Raises PlanNotFound.
 
-        Its Runs move waiting ⇄ deactivated.
+        Its Runs move waiting ⇄ deactivated, some at a time. None is admitted once its Plan is
+        inactive, moved or not. What is left, as this was interrupted or there are too many, a
+        second call moves, or housekeeping.
         """
 
     async def change_resources(self, plan_id: PlanId, change: ResourceChange) -> PlanDetail:

@@ -113,6 +113,18 @@ class RunStore(Protocol):
             InvalidRequest: `after` is not a cursor, or there is no Run of that id.
         """
 
+    async def find_ids(self, query: RunQuery, *, after: str | None = None) -> Sequence[str]:
+        """Gives the ids of what `find` would list at this instant, in its order; raises as it does.
+
+        However many there are, they take little.
+        """
+
+    async def get_each(self, run_ids: Sequence[str]) -> Sequence[RunDetail]:
+        """Looks these Runs up as they are now, in this order.
+
+        Those that are gone or invalidated are left out.
+        """
+
     async def get(self, run_id: RunId) -> RunDetail:
         """Looks one Run up, invalidated or not; raises RunNotFound."""
 

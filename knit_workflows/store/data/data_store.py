@@ -17,6 +17,7 @@ from knit_workflows.store.connection import Database, Session
 from knit_workflows.store.data import tags
 from knit_workflows.store.data.purge import purge
 from knit_workflows.store.data.search import DataSearch
+from knit_workflows.store.ids import PackedIds
 from knit_workflows.store.not_found import missing_data
 from knit_workflows.store.runs.details import data_details
 
@@ -33,9 +34,7 @@ class PostgresDataStore:
         self, query: DataQuery, *, limit: int | None = None, after: str | None = None
     ) -> Sequence[DataDetail]:
         """See the port."""
-        users = [tag for tag in query.tags if not tag.is_system]
-        known = await tags.find(self._db, users)
-        tag_ids = sorted(known.values()) if all(tag in known for tag in users) else None
+        tag_ids = await self._numbers(query)
 
         async def read(session: Session) -> list[DataDetail]:
             cursor = None if after is None else await _located(session, parse_cursor(after))
@@ -43,6 +42,33 @@ class PostgresDataStore:
             return await data_details(session, found)
 
         return await self._db.reading(read)
+
+    async def find_ids(
+        self,
+        query: DataQuery,
+        *,
+        after: str | None = None,
+        among: frozenset[Tag] = frozenset(),
+    ) -> Sequence[str]:
+        """See the port."""
+        tag_ids = await self._numbers(query)
+        some = sorted((await tags.find(self._db, among)).values()) if among else None
+
+        async def read(session: Session) -> PackedIds:
+            cursor = None if after is None else await _located(session, parse_cursor(after))
+            return await DataSearch(query, tag_ids, some).all(session, cursor)
+
+        return await self._db.reading(read)
+
+    async def _numbers(self, query: DataQuery) -> list[int] | None:
+        """Gives the numbers of the user tags; None: there is one that no Data has."""
+        users = [tag for tag in query.tags if not tag.is_system]
+        known = await tags.find(self._db, users)
+        return sorted(known.values()) if all(tag in known for tag in users) else None
+
+    async def get_each(self, knit_ids: Sequence[str]) -> Sequence[DataDetail]:
+        """See the port."""
+        return await self._db.reading(lambda session: data_details(session, knit_ids))
 
     async def get(self, knit_id: KnitId) -> DataDetail:
         """See the port."""

@@ -4,13 +4,14 @@
 no user tag   the Data by (timestamp, id)
 one           the Data of the tag by (timestamp, id)
 several       the Data of the rarest tag; the others are probed one by one
+one of some   the Data of these, each once, sorted; all others are probed
 ```
 Data without a timestamp come last, from a second statement on the same snapshot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -30,6 +31,7 @@ from knit_workflows.domain.tags import (
 )
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Session
+from knit_workflows.store.ids import PackedIds, packed_ids
 
 _SQL: Final = named_sql.beside(__file__)
 
@@ -45,11 +47,13 @@ class DataSearch:
 
     `d` is the Data as far as the index has it, `own` all of it, and `r` its Run.
 
-    `tag_ids` are the numbers of the user tags; None: there is one that no Data has.
+    `tag_ids` are the numbers of the user tags; None: there is one that no Data has. `among` are
+    those of which a Data has one at least; None: it need not.
     """
 
     query: DataQuery
     tag_ids: list[int] | None
+    among: list[int] | None = None
     conditions: list[str] = field(default_factory=list)
     parameters: dict[str, Any] = field(default_factory=dict)
 
@@ -59,13 +63,29 @@ class DataSearch:
             return []
         source = await self._source(session)
         found: list[str] = []
-        dated = after is None or after.instant is not None
-        if dated and not self._unfinished():
-            found = await self._ids(session, source, self._dated(after), after, limit)
-        if limit is None or len(found) < limit:
+        for part in self._parts(after):
             remainder = None if limit is None else limit - len(found)
-            found += await self._ids(session, source, self._undated(after), after, remainder)
+            if remainder != 0:
+                statement, parameters = self._statement(source, part, after, remainder)
+                found += [row.knit_id for row in await session.rows(statement, parameters)]
         return found
+
+    async def all(self, session: Session, after: Cursor | None) -> PackedIds:
+        """Gives all ids behind the cursor, which must have its instant."""
+        found = PackedIds()
+        if self.tag_ids is None or not self._add_system_tags():
+            return found
+        source = await self._source(session)
+        for part in self._parts(after):
+            statement, parameters = self._statement(source, part, after, None)
+            found += await packed_ids(session, statement, parameters)
+        return found
+
+    def _parts(self, after: Cursor | None) -> Iterator[list[str]]:
+        """Gives the conditions of one statement, or of two, the first one first."""
+        if (after is None or after.instant is not None) and not self._unfinished():
+            yield self._dated(after)
+        yield self._undated(after)
 
     def _unfinished(self) -> bool:
         """Says whether only Data of unfinished Runs are wanted; none of them has a timestamp."""
@@ -74,16 +94,23 @@ class DataSearch:
     async def _source(self, session: Session) -> str:
         """Gives the table to scan; all tags but the one it is scanned by become conditions."""
         tag_ids = self.tag_ids or []
+        if self.among is not None:
+            self._probe(tag_ids)
+            self.parameters["among"] = self.among
+            return _SQL["of_some_tag"]
         if not tag_ids:
             return "data d"
         if len(tag_ids) > 1:
             rows = await session.rows(_SQL["rarest_first"], {"tag_ids": tag_ids})
             tag_ids = [row.tag_id for row in rows]
-        self._require("d.tag_id = %(tag_0)s", tag_0=tag_ids[0])
-        for turn, tag_id in enumerate(tag_ids[1:], start=1):
+        self._require("d.tag_id = %(scanned)s", scanned=tag_ids[0])
+        self._probe(tag_ids[1:])
+        return "data_tag d"
+
+    def _probe(self, tag_ids: Sequence[int]) -> None:
+        for turn, tag_id in enumerate(tag_ids):
             name = f"tag_{turn}"
             self._require(named_sql.filled(_SQL["has_tag"], tag=name), **{name: tag_id})
-        return "data_tag d"
 
     def _add_system_tags(self) -> bool:
         """Adds conditions for the system tags; False: no Data can have all of them."""
@@ -133,29 +160,20 @@ class DataSearch:
             bounds.append(f"{instant} < %(until)s")
         return bounds
 
-    async def _ids(
-        self,
-        session: Session,
-        source: str,
-        more: Sequence[str],
-        after: Cursor | None,
-        limit: int | None,
-    ) -> list[str]:
+    def _statement(
+        self, source: str, more: Sequence[str], after: Cursor | None, limit: int | None
+    ) -> tuple[str, dict[str, Any]]:
         where = " AND ".join([*self.conditions, *more])
         if " r." in f" {where}" or "own." in where:
             source += "\n" + _SQL["run_of_data"]
-        rows = await session.rows(
-            named_sql.filled(_SQL["data"], source=source, where=where),
-            {
-                **self.parameters,
-                "since": self.query.since,
-                "until": self.query.until,
-                "after": None if after is None else after.id,
-                "instant": None if after is None else after.instant,
-                "limit": limit,
-            },
-        )
-        return [row.knit_id for row in rows]
+        return named_sql.filled(_SQL["data"], source=source, where=where), {
+            **self.parameters,
+            "since": self.query.since,
+            "until": self.query.until,
+            "after": None if after is None else after.id,
+            "instant": None if after is None else after.instant,
+            "limit": limit,
+        }
 
 
 def _system_value(tag: Tag) -> Any:

@@ -13,6 +13,11 @@ SELECT d.knit_id
   JOIN data own ON own.knit_id = d.knit_id
   JOIN run r ON r.run_id = own.run_id
 
+-- name: of_some_tag
+
+-- In the place of `data_tag`: the Data that have one of these tags at least.
+(SELECT DISTINCT knit_id, timestamp FROM data_tag WHERE tag_id = ANY (%(among)s::bigint[])) AS d
+
 -- name: has_tag
 
 -- A subquery with a value, because EXISTS could become a join with all Data of the tag.

@@ -49,7 +49,7 @@ SELECT run.run_id, run.updated_at AS at, run.exit_code, run.exit_message,
 -- name: rest
 
 -- What else there is to do, and how many Runs have ended lately. The subqueries with a LIMIT count
--- no further.
+-- no further. The oldest event is anywhere: long ones are put back behind the others.
 SELECT clock_timestamp() AS at,
        (SELECT count(*)
           FROM (SELECT FROM run WHERE status = 'done' AND updated_at > clock_timestamp() - %(lately)s
@@ -60,8 +60,8 @@ SELECT clock_timestamp() AS at,
                  /*of_plans*/ LIMIT %(counted)s) AS counted) AS failed,
        (SELECT count(*)
           FROM (SELECT FROM outbox WHERE kind <> 'stop_run' LIMIT %(counted)s) AS counted) AS events,
-       (SELECT clock_timestamp() - created_at
-          FROM outbox WHERE kind <> 'stop_run' ORDER BY event_id LIMIT 1) AS oldest_event,
+       (SELECT clock_timestamp() - min(created_at)
+          FROM outbox WHERE kind <> 'stop_run') AS oldest_event,
        (SELECT count(*) FROM (SELECT FROM transfer LIMIT %(counted)s) AS counted) AS transfers,
        (SELECT count(*) FROM (SELECT FROM discarded LIMIT %(counted)s) AS counted) AS discarded,
        (SELECT total FROM admission) AS total,

@@ -37,24 +37,65 @@ SELECT plan_id, resources, service_account, annotations, active, priority, optio
 
 -- Which outputs feed which inputs, where one of the two belongs to these Plans: all tags of the
 -- input are among those of the output, and the input pins nothing.
-WITH shared AS (
-    SELECT it.input_id, ot.output_id, count(*) AS hits
-      FROM plan_input i
-      JOIN plan_input_tag it USING (input_id)
-      JOIN plan_output_tag ot USING (tag_id)
-     WHERE i.plan_id = ANY (%(plan_ids)s::uuid[])
-     GROUP BY it.input_id, ot.output_id
-     UNION
-    SELECT it.input_id, ot.output_id, count(*)
+--
+-- What all Plans have in common, as the tag of a project, must not pair all of them. So each input
+-- starts from the one of its tags that the fewest outputs have (counted up to a bound), and probes
+-- the rest with the outputs of that one. `consumers` are the inputs of these Plans; `takers` those
+-- of any Plan all of whose tags some output of these Plans has, be it not the same one.
+WITH consumers AS MATERIALIZED (
+    SELECT input_id, tag_count
+      FROM plan_input
+     WHERE plan_id = ANY (%(plan_ids)s::uuid[])
+       AND pinned_knit_id IS NULL
+       AND pinned_timestamp IS NULL
+), consumed AS MATERIALIZED (
+    SELECT t.tag_id,
+           (SELECT count(*)
+              FROM (SELECT FROM plan_output_tag x WHERE x.tag_id = t.tag_id LIMIT 10000) few)
+               AS outputs
+      FROM (SELECT DISTINCT tag_id FROM consumers JOIN plan_input_tag USING (input_id)) t
+), starts AS MATERIALIZED (
+    SELECT t.input_id, (array_agg(t.tag_id ORDER BY c.outputs, t.tag_id))[1] AS rarest
+      FROM consumers
+      JOIN plan_input_tag t USING (input_id)
+      JOIN consumed c USING (tag_id)
+     GROUP BY t.input_id
+), given AS MATERIALIZED (
+    SELECT output_id, t.tag_id
       FROM plan_output o
-      JOIN plan_output_tag ot USING (output_id)
-      JOIN plan_input_tag it USING (tag_id)
+      JOIN plan_output_tag t USING (output_id)
      WHERE o.plan_id = ANY (%(plan_ids)s::uuid[])
-     GROUP BY it.input_id, ot.output_id
+), offered AS MATERIALIZED (
+    SELECT tag_id, count(*) AS outputs FROM given GROUP BY tag_id
+), touched AS MATERIALIZED (
+    SELECT t.input_id, count(*) AS hits,
+           (array_agg(t.tag_id ORDER BY o.outputs, t.tag_id))[1] AS rarest
+      FROM offered o
+      JOIN plan_input_tag t USING (tag_id)
+     GROUP BY t.input_id
+), takers AS MATERIALIZED (
+    SELECT i.input_id, touched.rarest
+      FROM touched
+      JOIN plan_input i ON i.input_id = touched.input_id AND i.tag_count = touched.hits
+     WHERE i.pinned_knit_id IS NULL
+       AND i.pinned_timestamp IS NULL
+), possible AS MATERIALIZED (
+    SELECT starts.input_id, x.output_id
+      FROM starts
+      JOIN plan_output_tag x ON x.tag_id = starts.rarest
+     UNION
+    SELECT takers.input_id, given.output_id
+      FROM takers
+      JOIN given ON given.tag_id = takers.rarest
 )
 SELECT i.input_id, i.plan_id AS consumer, o.output_id, o.plan_id AS producer
-  FROM shared
-  JOIN plan_input i ON i.input_id = shared.input_id AND i.tag_count = shared.hits
+  FROM possible
+  JOIN plan_input i USING (input_id)
   JOIN plan_output o USING (output_id)
- WHERE i.pinned_knit_id IS NULL
-   AND i.pinned_timestamp IS NULL
+ CROSS JOIN LATERAL (
+    SELECT count(*) AS hits
+      FROM plan_input_tag t
+      JOIN plan_output_tag x ON x.tag_id = t.tag_id AND x.output_id = possible.output_id
+     WHERE t.input_id = possible.input_id
+ ) had
+ WHERE i.tag_count = had.hits

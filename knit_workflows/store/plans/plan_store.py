@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from math import prod
 from typing import Any, Final
 
 from psycopg.errors import UniqueViolation
 from psycopg.types.json import Jsonb
 
-from knit_workflows import names
 from knit_workflows.domain.errors import TooManyRuns
 from knit_workflows.domain.ids import KnitId, PlanId, is_id
-from knit_workflows.domain.matching import count, page
+from knit_workflows.domain.matching import page
 from knit_workflows.domain.plans.model import (
     Annotation,
     AnnotationChange,
@@ -24,12 +24,14 @@ from knit_workflows.domain.plans.model import (
 from knit_workflows.domain.plans.options import PlanOptions, options_document
 from knit_workflows.domain.plans.rules import DEFAULT_RESOURCES
 from knit_workflows.domain.quantities import canonical_quantity
-from knit_workflows.domain.runs.run import USER, RunStatus
+from knit_workflows.domain.runs.run import USER
 from knit_workflows.domain.tags import KEY_ID, KEY_TIMESTAMP, Tag, parse_timestamp
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session, violated
 from knit_workflows.store.data import tags
+from knit_workflows.store.ids import id_array, only_ids
 from knit_workflows.store.not_found import missing_plan
+from knit_workflows.store.plans.activation import activate
 from knit_workflows.store.plans.details import plan_details
 from knit_workflows.store.plans.registration import (
     IDENTITY_CONSTRAINT,
@@ -40,7 +42,7 @@ from knit_workflows.store.plans.registration import (
     refuse_equivalent,
     tags_of,
 )
-from knit_workflows.store.projection.candidates import candidates_of
+from knit_workflows.store.projection.candidates import Counted, Window, count_candidates
 from knit_workflows.store.projection.creation import notify_projector
 
 _SQL: Final = named_sql.beside(__file__)
@@ -91,7 +93,8 @@ class PostgresPlanStore:
             await refuse_equivalent(session, registration.identity)
             await insert_plan(session, registration)
             await refuse_cycle(session, registration)
-            found = await candidates_of(session, registration.plan_id)
+            shown = Window(limit, None).limit
+            found = await count_candidates(session, registration.plan_id, shown=shown)
             raise _RolledBackError(_preview(spec, found, limit))
 
         try:
@@ -131,6 +134,12 @@ class PostgresPlanStore:
 
         return await self._db.reading(read)
 
+    async def within(self, projects: frozenset[Tag]) -> frozenset[PlanId]:
+        """See the port."""
+        known = await tags.find(self._db, projects)
+        rows = await self._db.rows(_SQL["within"], {"tag_ids": sorted(known.values())})
+        return frozenset(PlanId(row.plan_id) for row in rows)
+
     async def get(self, plan_id: PlanId) -> PlanDetail:
         """See the port."""
         found: Sequence[PlanDetail] = []
@@ -142,25 +151,10 @@ class PostgresPlanStore:
 
     async def set_active(self, plan_id: PlanId, active: bool, *, actor: str = USER) -> PlanDetail:
         """See the port."""
-        ends = (RunStatus.DEACTIVATED.value, RunStatus.WAITING.value)
-        source, target = ends if active else reversed(ends)
-
-        async def step(session: Session) -> None:
-            await _set(session, "set_active", {"plan_id": plan_id, "active": active})
-            await session.do(
-                _SQL["move_runs"],
-                {
-                    "plan_id": plan_id,
-                    "source": source,
-                    "target": target,
-                    "cause": "Plan activated" if active else "Plan deactivated",
-                    "actor": actor,
-                    "run_channel": names.RUN_CHANNEL,
-                },
-            )
-            await notify_projector(session)
-
-        return await self._changed(plan_id, step)
+        if not is_id(plan_id):
+            raise missing_plan(plan_id)
+        await activate(self._db, plan_id, active, actor=actor)
+        return await self.get(plan_id)
 
     async def change_resources(self, plan_id: PlanId, change: ResourceChange) -> PlanDetail:
         """See the port."""
@@ -229,12 +223,12 @@ async def _set(session: Session, statement: str, parameters: Mapping[str, Any]) 
         raise missing_plan(parameters["plan_id"])
 
 
-def _preview(spec: PlanSpec, found: Sequence[Sequence[str]], limit: int) -> PlanPreview:
+def _preview(spec: PlanSpec, found: Sequence[Counted], limit: int) -> PlanPreview:
     paths = [one.path for one in spec.inputs]
-    first = page(found, None, None, limit)
+    first = page([one.first for one in found], None, None, limit)
     return PlanPreview(
-        runs=count(found, None),
-        candidates=dict(zip(paths, map(len, found), strict=True)),
+        runs=prod(one.found for one in found),
+        candidates={path: one.found for path, one in zip(paths, found, strict=True)},
         assignments=tuple(dict(zip(paths, map(KnitId, one), strict=True)) for one in first.items),
     )
 
@@ -248,6 +242,9 @@ async def _conditions(db: Database, query: PlanQuery) -> tuple[list[str], dict[s
         "image_tag": query.image_tag,
         "image_digest": query.image_digest,
     }
+    if query.plan_ids is not None:
+        conditions.append("p.plan_id = ANY (%(plan_ids)s::uuid[])")
+        parameters["plan_ids"] = id_array(only_ids(query.plan_ids))
     conditions += [
         f"p.{column} = %({column})s"
         for column in ("active", "repository", "image_tag", "image_digest")
@@ -300,7 +297,7 @@ def _numbers(wanted: Sequence[Tag], known: Mapping[Tag, int]) -> list[int] | Non
 
 
 async def _refuse_too_many_runs(session: Session, plan_id: str, limit: int) -> None:
-    found = count(await candidates_of(session, plan_id), None)
+    found = prod(one.found for one in await count_candidates(session, plan_id))
     if found > limit:
         raise TooManyRuns(
             f"the Plan would at once create {found} Runs, more than the limit of {limit}",

@@ -4,48 +4,6 @@
 INSERT INTO outbox (kind, subject, created_at)
 VALUES ('plan_registered', %(plan_id)s, date_trunc('milliseconds', clock_timestamp()))
 
--- name: set_active
-
--- Locks the Plan against the creation of Runs, which reads this under a share lock.
-UPDATE plan
-   SET active = %(active)s
- WHERE plan_id = %(plan_id)s
-   AND name IS NULL
- RETURNING plan_id
-
--- name: move_runs
-
--- Moves the Plan's Runs that have not begun. One that was admitted already may have a workflow:
--- that execution is over; the Run gets another one once the Plan is active again and its turn
--- comes.
-WITH cur AS MATERIALIZED (
-    SELECT run_id, status, admitted_at
-      FROM run
-     WHERE plan_id = %(plan_id)s
-       AND status = %(source)s
-       FOR NO KEY UPDATE
-), moved AS (
-    UPDATE run
-       SET status = %(target)s,
-           generation = run.generation
-                        + CASE WHEN cur.admitted_at IS NULL THEN 0 ELSE 1 END,
-           admitted_at = NULL,
-           workflow_started_at = NULL,
-           holdup = NULL,
-           hook_env = NULL,
-           priority = (SELECT p.priority FROM plan p WHERE p.plan_id = run.plan_id)
-      FROM cur
-     WHERE run.run_id = cur.run_id
-       AND cur.status = %(source)s
- RETURNING run.run_id, run.generation
-), noted AS (
-    INSERT INTO run_event (run_id, generation, at, from_status, to_status, cause, actor)
-    SELECT run_id, generation, date_trunc('milliseconds', clock_timestamp()),
-           %(source)s, %(target)s, %(cause)s, %(actor)s
-      FROM moved
-)
-SELECT count(pg_notify(%(run_channel)s, run_id::text)::text) FROM moved
-
 -- name: change_resources
 
 -- Unset resources fall back to their defaults, if any; set ones win.
@@ -140,6 +98,27 @@ SELECT p.plan_id
  WHERE /*where*/
  ORDER BY p.plan_id
  LIMIT %(limit)s
+
+-- name: within
+
+-- The Plans of users each of whose inputs and outputs, the log too, has one of these tags.
+SELECT p.plan_id
+  FROM plan p
+ WHERE p.name IS NULL
+   AND NOT EXISTS (SELECT
+                     FROM plan_input i
+                    WHERE i.plan_id = p.plan_id
+                      AND NOT EXISTS (SELECT
+                                        FROM plan_input_tag t
+                                       WHERE t.input_id = i.input_id
+                                         AND t.tag_id = ANY (%(tag_ids)s::bigint[])))
+   AND NOT EXISTS (SELECT
+                     FROM plan_output o
+                    WHERE o.plan_id = p.plan_id
+                      AND NOT EXISTS (SELECT
+                                        FROM plan_output_tag t
+                                       WHERE t.output_id = o.output_id
+                                         AND t.tag_id = ANY (%(tag_ids)s::bigint[])))
 
 -- name: some_input
 

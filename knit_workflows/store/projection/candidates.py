@@ -30,11 +30,32 @@ class Trigger:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """At most `limit` Data of one input, from the id `low` on (None: from the first)."""
+    """What a page of `room` combinations behind `last` (None: from the first) needs of the Data.
 
-    position: int
-    low: str | None
-    limit: int
+    Think of a row of wheels, one per input but the trigger's, the last of which turns fastest: a
+    combination is what they show. A page looks at `room` + 1 of them, to know whether there are
+    more. From one to the next each wheel stays, goes one place on, or returns to its first one.
+    Until it returns, it is at most `room` + 1 places behind that of `last`, or behind where that
+    would be; it returns only from its last place, which it must have reached. Afterwards it is at
+    most `room` places behind its first one. So `limit` places from both on are enough: it does not
+    come to what lies between or behind them. The slowest wheel never returns.
+    """
+
+    room: int
+    last: tuple[str, ...] | None
+
+    @property
+    def limit(self) -> int:
+        """How many Data of an input, from its first and from that of `last` on."""
+        return self.room + 2
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """How many Data fill an input, and the first of them."""
+
+    found: int
+    first: list[str]
 
 
 def filled_inputs(knit_id: str) -> str:
@@ -42,6 +63,7 @@ def filled_inputs(knit_id: str) -> str:
     return named_sql.filled(_SQL["fills"], knit_id=knit_id)
 
 
+_ALL: Final = dict.fromkeys(("pivot", "trigger", "slow", "last", "most"))
 _FILLED: Final = filled_inputs("%(knit_id)s")
 
 
@@ -58,16 +80,23 @@ async def candidates_of(
     trigger: Trigger | None = None,
     window: Window | None = None,
 ) -> list[list[str]]:
-    """Gives the Data that fill each input of a Plan, sorted; all inputs in one snapshot."""
-    rows = await session.rows(
-        _SQL["candidates"],
-        {
-            "plan_id": plan_id,
-            "pivot": None if trigger is None else trigger.position,
-            "trigger": None if trigger is None else trigger.knit_id,
-            "slow": None if window is None else window.position,
-            "low": None if window is None else window.low,
-            "most": None if window is None else window.limit,
-        },
-    )
-    return [row.knit_ids for row in rows]
+    """Gives the Data that fill each input of a Plan, sorted; all inputs in one snapshot.
+
+    With a window only those that its page can reach.
+    """
+    pivot = None if trigger is None else trigger.position
+    parameters = {
+        "plan_id": plan_id,
+        "pivot": pivot,
+        "trigger": None if trigger is None else trigger.knit_id,
+        "slow": 1 if pivot == 0 else 0,
+        "last": None if window is None or window.last is None else list(window.last),
+        "most": None if window is None else window.limit,
+    }
+    return [row.knit_ids for row in await session.rows(_SQL["candidates"], parameters)]
+
+
+async def count_candidates(session: Session, plan_id: str, *, shown: int = 0) -> list[Counted]:
+    """Counts the Data that fill each input of a Plan, and gives so many of the first."""
+    rows = await session.rows(_SQL["count"], {**_ALL, "plan_id": plan_id, "shown": shown})
+    return [Counted(row.found, row.first) for row in rows]

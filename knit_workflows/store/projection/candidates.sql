@@ -41,21 +41,24 @@ SELECT f.plan_id, f.position,
   FROM filled f
  ORDER BY f.plan_id, f.position
 
--- name: candidates
+-- name: possible
 
--- For every input of a Plan, the Data that fill it now, in order of their ids (no purged ones); one snapshot for
--- all inputs. At the input `pivot` only the Data `trigger` is looked at; of the input `slow` only
--- `most` Data from the id `low` on. A pinned input starts from its pin; the others start from the
--- one of their tags that the fewest Data have (counted up to a bound) and probe the rest:
--- (tag_id, knit_id) is an index, so that a window is a range of it.
-WITH wanted AS MATERIALIZED (
+-- Part of the statements below: the Data that fill each input of a Plan now (no purged ones). At
+-- the input `pivot` only the Data `trigger` is looked at; of the others only the first `most` and
+-- `most` from those in `last` on, of the input `slow` only the latter. A pinned input starts from
+-- its pin, and is not cut; the others start from the one of their tags that the fewest Data have
+-- (counted up to a bound) and probe the rest: (tag_id, knit_id) is an index, so that a window is a
+-- range of it. Pairs are compared, and what is asked of each Data is a subquery, so that the planner
+-- walks that index as far as the window goes: with joins it may gather all Data and sort them.
+wanted AS MATERIALIZED (
     SELECT i.input_id, i.position, i.tag_count, i.pinned_knit_id, i.pinned_timestamp,
            i.pinned_knit_id IS NOT NULL OR i.pinned_timestamp IS NOT NULL AS is_pinned,
-           CASE i.position WHEN %(pivot)s THEN %(trigger)s::uuid
-                           WHEN %(slow)s THEN COALESCE(%(low)s::uuid, uuid_first)
-                           ELSE uuid_first END AS low,
+           CASE i.position WHEN %(pivot)s THEN %(trigger)s::uuid ELSE uuid_first END AS low,
            CASE i.position WHEN %(pivot)s THEN %(trigger)s::uuid ELSE uuid_last END AS high,
-           CASE i.position WHEN %(slow)s THEN %(most)s::bigint END AS most,
+           CASE WHEN i.position = %(pivot)s THEN ARRAY[%(trigger)s::uuid]
+                WHEN %(last)s::uuid[] IS NULL THEN ARRAY[uuid_first]
+                WHEN i.position = %(slow)s THEN (%(last)s::uuid[])[i.position + 1 : i.position + 1]
+                ELSE ARRAY[uuid_first, (%(last)s::uuid[])[i.position + 1]] END AS lows,
            (SELECT t.tag_id
               FROM plan_input_tag t
              WHERE t.input_id = i.input_id
@@ -69,24 +72,29 @@ WITH wanted AS MATERIALIZED (
            CAST('00000000-0000-0000-0000-000000000000' AS uuid) AS uuid_first,
            CAST('ffffffff-ffff-ffff-ffff-ffffffffffff' AS uuid) AS uuid_last
      WHERE i.plan_id = %(plan_id)s
-), possible AS (
+), possible AS MATERIALIZED (
     SELECT w.position, c.knit_id
       FROM wanted w
+     CROSS JOIN LATERAL unnest(w.lows) AS start (low)
      CROSS JOIN LATERAL (
         SELECT dt.knit_id
           FROM data_tag dt
-          JOIN data d ON d.knit_id = dt.knit_id AND d.purged_at IS NULL
-          JOIN run r ON r.run_id = d.run_id AND r.status = 'done'
-         WHERE dt.tag_id = w.rarest
-           AND dt.knit_id BETWEEN w.low AND w.high
+         WHERE (dt.tag_id, dt.knit_id) >= (w.rarest, start.low)
+           AND (dt.tag_id, dt.knit_id) <= (w.rarest, w.high)
+           AND (SELECT r.status
+                  FROM run r
+                 WHERE r.run_id = (SELECT d.run_id
+                                     FROM data d
+                                    WHERE d.knit_id = dt.knit_id
+                                      AND d.purged_at IS NULL)) = 'done'
            AND (w.tag_count = 1
                 OR w.tag_count = (SELECT count(*)
                                     FROM plan_input_tag t
                                     JOIN data_tag x
                                       ON x.tag_id = t.tag_id AND x.knit_id = dt.knit_id
                                    WHERE t.input_id = w.input_id))
-         ORDER BY dt.knit_id
-         LIMIT w.most
+         ORDER BY dt.tag_id, dt.knit_id
+         LIMIT %(most)s
      ) c
      WHERE NOT w.is_pinned
      UNION ALL
@@ -118,12 +126,30 @@ WITH wanted AS MATERIALIZED (
        AND p.purged_at IS NULL
        AND p.knit_id BETWEEN w.low AND w.high
        AND w.tag_count = had.hits
-), filled AS (
-    SELECT position, array_agg(knit_id ORDER BY knit_id)::text[] AS knit_ids
+)
+
+-- name: candidates
+
+-- For every input of a Plan, these Data in order of their ids; one snapshot for all inputs.
+WITH /*possible*/, filled AS (
+    SELECT position, array_agg(DISTINCT knit_id ORDER BY knit_id)::text[] AS knit_ids
       FROM possible
      GROUP BY position
 )
 SELECT COALESCE(filled.knit_ids, '{}') AS knit_ids
   FROM wanted
   LEFT JOIN filled USING (position)
+ ORDER BY wanted.position
+
+-- name: count
+
+-- For every input of a Plan, how many Data fill it, and the `shown` first of them.
+WITH /*possible*/
+SELECT (SELECT count(*) FROM possible p WHERE p.position = wanted.position) AS found,
+       ARRAY(SELECT p.knit_id
+               FROM possible p
+              WHERE p.position = wanted.position
+              ORDER BY p.knit_id
+              LIMIT %(shown)s)::text[] AS first
+  FROM wanted
  ORDER BY wanted.position

@@ -5,7 +5,13 @@ its turn comes, with a snapshot later than its commit. Of two commits that only 
 the event of the later one therefore sees both; if both do, the Run's unique key absorbs the second.
 
 An event is evaluated in *passes*: one per input that its Data fills, or a single one for a new
-Plan. A long event stops between two combinations and is put back with that position.
+Plan. A long event stops between two combinations and is put back with that position, behind all
+others, so that none keeps another Plan waiting.
+
+Events need no order. The pages of one hold every combination of Data, and every Plan, that are
+there from its first page to its last. What comes in between (a Data is done, a Plan is registered,
+a tag is added) has committed an event with it, which is evaluated later than that commit, against
+all that is there then: whatever of the two is evaluated last finds what they mean together.
 """
 
 from __future__ import annotations
@@ -171,10 +177,7 @@ async def _collect(
     if one.trigger is not None and one.inputs == 1:
         candidates = [[one.trigger.knit_id]]  # filled in the same snapshot
     else:
-        # Combinations come in lexicographic order: of the input that changes most slowly only a
-        # window is needed. One more than fits, and one that may be used up, tell that it goes on.
-        slow = 1 if pivot == 0 else 0
-        window = Window(slow, None if last is None else last[slow], room + 2)
+        window = Window(room, last)
         candidates = await candidates_of(session, one.plan_id, trigger=one.trigger, window=window)
     trigger = None if one.trigger is None else {one.trigger.position: one.trigger.knit_id}
     after = None if last is None else Cursor(pivot, last)
@@ -199,7 +202,6 @@ async def _bounded(session: Session, batch: _Batch, page_size: int) -> list[Comb
 def _putting_back(event: Any, position: _Position) -> list[Statement]:
     """Gives the statements that put the event back, to be continued from a position in its turn."""
     where = {
-        "event_id": event.event_id,
         "kind": event.kind,
         "subject": event.subject,
         "cursor": Jsonb(position.to_json()),

@@ -27,6 +27,6 @@ SELECT taken.*,
 
 -- name: put_back
 
--- Puts an event back in its place, to be continued from a cursor.
-INSERT INTO outbox (event_id, kind, subject, cursor, created_at) OVERRIDING SYSTEM VALUE
-VALUES (%(event_id)s, %(kind)s, %(subject)s, %(cursor)s, %(created_at)s)
+-- Puts an event back, to be continued from a cursor: behind all others, whose turn it is first.
+INSERT INTO outbox (kind, subject, cursor, created_at)
+VALUES (%(kind)s, %(subject)s, %(cursor)s, %(created_at)s)

@@ -51,7 +51,8 @@ SELECT ri.knit_id, ri.input_id,
 
 -- name: nominations
 
--- The inputs that each of these Data fills now; none while its Run is not done, or once purged.
+-- The inputs that each of these Data fills now; none while its Run is not done, or once purged. As
+-- in `links` of Plans, an input starts from the one of its tags that the fewest of these Data have.
 WITH final AS MATERIALIZED (
     SELECT d.knit_id, d.timestamp
       FROM data d
@@ -59,19 +60,35 @@ WITH final AS MATERIALIZED (
      WHERE d.knit_id = ANY (%(knit_ids)s::uuid[])
        AND d.purged_at IS NULL
        AND r.status = 'done'
-), tagged AS (
-    SELECT final.knit_id, t.input_id, count(*) AS hits
+), had AS MATERIALIZED (
+    SELECT final.knit_id, final.timestamp, dt.tag_id
       FROM final
       JOIN data_tag dt USING (knit_id)
+), offered AS MATERIALIZED (
+    SELECT tag_id, count(*) AS data FROM had GROUP BY tag_id
+), touched AS MATERIALIZED (
+    SELECT t.input_id, count(*) AS hits,
+           (array_agg(t.tag_id ORDER BY o.data, t.tag_id))[1] AS rarest
+      FROM offered o
       JOIN plan_input_tag t USING (tag_id)
-     GROUP BY final.knit_id, t.input_id
+     GROUP BY t.input_id
+), takers AS MATERIALIZED (
+    SELECT i.*, touched.rarest
+      FROM touched
+      JOIN plan_input i ON i.input_id = touched.input_id AND i.tag_count = touched.hits
 )
-SELECT final.knit_id, i.plan_id, i.input_id, i.position
-  FROM final
-  JOIN tagged USING (knit_id)
-  JOIN plan_input i ON i.input_id = tagged.input_id AND i.tag_count = tagged.hits
- WHERE (i.pinned_knit_id IS NULL OR i.pinned_knit_id = final.knit_id::text)
-   AND (i.pinned_timestamp IS NULL OR i.pinned_timestamp = final.timestamp)
+SELECT had.knit_id, i.plan_id, i.input_id, i.position
+  FROM takers i
+  JOIN had ON had.tag_id = i.rarest
+ CROSS JOIN LATERAL (
+    SELECT count(*) AS hits
+      FROM plan_input_tag t
+      JOIN data_tag x ON x.tag_id = t.tag_id AND x.knit_id = had.knit_id
+     WHERE t.input_id = i.input_id
+ ) probed
+ WHERE i.tag_count = probed.hits
+   AND (i.pinned_knit_id IS NULL OR i.pinned_knit_id = had.knit_id::text)
+   AND (i.pinned_timestamp IS NULL OR i.pinned_timestamp = had.timestamp)
  UNION ALL
 SELECT final.knit_id, i.plan_id, i.input_id, i.position
   FROM final

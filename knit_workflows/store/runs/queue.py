@@ -185,6 +185,8 @@ def _with_hook(waiting: Waiting, row: Any) -> Waiting:
 
 
 def _queued(row: Any) -> Waiting:
+    if not row.active:  # and the Run is about to be deactivated
+        return _DEACTIVATED
     where = f"behind the first {_MAX_POSITION:,}" if row.place is None else _ordinal(row.place)
     return Waiting(row.place, f"{where} in queue, {_held_by(row)}")
 

@@ -7,6 +7,9 @@
 -- pending uses nothing, so `total` does not count it; `ceiling` and `per_plan` do. One whose hook
 -- holds it up has no pod yet, or none any more: but for a starting one, whose container may run.
 --
+-- Runs of inactive Plans have no turn: they may still be waiting, since they are deactivated page by
+-- page.
+--
 -- The cost follows the Plans that have waiting Runs, and `most`, never how many Runs wait:
 -- * `heads` leaps from Plan to Plan through `ix_run_queue_of_plan`. Nothing is looked at when no
 --   place is free.
@@ -56,7 +59,8 @@ under_way AS MATERIALIZED (
     SELECT heads.plan_id, COALESCE(u.runs, 0) AS runs, bound.front,
            least(bound.places, in_force.per_plan - COALESCE(u.runs, 0)) AS room
       FROM heads
-      LEFT JOIN under_way u USING (plan_id)
+      JOIN plan p ON p.plan_id = heads.plan_id AND p.active
+      LEFT JOIN under_way u ON u.plan_id = heads.plan_id
      CROSS JOIN bound
      CROSS JOIN in_force
      WHERE (COALESCE(u.runs, 0) < in_force.per_plan) IS NOT FALSE
@@ -134,13 +138,14 @@ UPDATE run
 WITH RECURSIVE in_force AS MATERIALIZED (
     SELECT NULL::bigint AS total, NULL::bigint AS per_plan, NULL::bigint AS ceiling
 ), /*turns*/
-SELECT r.run_id, turns.place,
+SELECT r.run_id, turns.place, p.active,
        COALESCE(u.runs, 0) AS of_plan,
        COALESCE(u.pending, 0) AS of_plan_pending,
        (SELECT COALESCE(sum(runs), 0)::bigint FROM under_way) AS of_all,
        (SELECT COALESCE(sum(pending), 0)::bigint FROM under_way) AS of_all_pending,
        a.total, a.per_plan, a.held
   FROM run r
+  JOIN plan p USING (plan_id)
   LEFT JOIN turns USING (run_id)
   LEFT JOIN under_way u USING (plan_id)
   LEFT JOIN admission a ON true

@@ -27,7 +27,7 @@ from knit_workflows.domain.runs.run import (
 )
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
-from knit_workflows.store.ids import only_ids
+from knit_workflows.store.ids import PackedIds, only_ids
 from knit_workflows.store.listening import Listener
 from knit_workflows.store.not_found import missing_data, missing_plan, missing_run
 from knit_workflows.store.projection.candidates import inputs_filled_by
@@ -35,7 +35,7 @@ from knit_workflows.store.projection.creation import Combination, create_runs
 from knit_workflows.store.runs import retry_delete
 from knit_workflows.store.runs.details import run_details
 from knit_workflows.store.runs.history import read_events
-from knit_workflows.store.runs.search import search_runs
+from knit_workflows.store.runs.search import search_all_runs, search_runs
 
 _SQL: Final = named_sql.beside(__file__)
 
@@ -70,6 +70,20 @@ class PostgresRunStore:
             return await run_details(session, await search_runs(session, query, cursor, limit))
 
         return await self._db.reading(read)
+
+    async def find_ids(self, query: RunQuery, *, after: str | None = None) -> Sequence[str]:
+        """See the port."""
+
+        async def read(session: Session) -> PackedIds:
+            cursor = None if after is None else await _located(session, parse_cursor(after))
+            return await search_all_runs(session, query, cursor)
+
+        return await self._db.reading(read)
+
+    async def get_each(self, run_ids: Sequence[str]) -> Sequence[RunDetail]:
+        """See the port."""
+        found = await self._db.reading(lambda session: run_details(session, run_ids))
+        return [one for one in found if one.summary.status is not RunStatus.INVALIDATED]
 
     async def get(self, run_id: RunId) -> RunDetail:
         """See the port."""

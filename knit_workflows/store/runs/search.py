@@ -11,7 +11,7 @@ from knit_workflows.domain.cursors import Cursor
 from knit_workflows.domain.runs.run import RunQuery, RunStatus
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Session
-from knit_workflows.store.ids import only_ids
+from knit_workflows.store.ids import PackedIds, only_ids, packed_ids
 
 _SQL: Final = named_sql.beside(__file__)
 
@@ -34,19 +34,28 @@ async def search_runs(
 
     Without statuses all but invalidated Runs are found.
     """
+    rows = await session.rows(*_statement(query, after, limit))
+    return [row.run_id for row in rows]
+
+
+async def search_all_runs(session: Session, query: RunQuery, after: Cursor | None) -> PackedIds:
+    """Gives all ids behind the cursor, as `search_runs` does."""
+    return await packed_ids(session, *_statement(query, after, None))
+
+
+def _statement(
+    query: RunQuery, after: Cursor | None, limit: int | None
+) -> tuple[str, dict[str, Any]]:
     name, where = _of_data(query) if query.input_knit_ids or query.output_knit_ids else _all(query)
     where += _window(query)
     if after is not None:
         where.append("(r.updated_at, r.run_id) > (%(instant)s, %(after)s::uuid)")
-    rows = await session.rows(
-        named_sql.filled(
-            _SQL[name],
-            of_plan=_OF_PLANS if query.plan_ids else "",
-            where=" AND ".join(where),
-        ),
-        _parameters(query) | _position(after) | {"limit": limit},
+    statement = named_sql.filled(
+        _SQL[name],
+        of_plan=_OF_PLANS if query.plan_ids else "",
+        where=" AND ".join(where),
     )
-    return [row.run_id for row in rows]
+    return statement, _parameters(query) | _position(after) | {"limit": limit}
 
 
 def _all(query: RunQuery) -> tuple[str, list[str]]:

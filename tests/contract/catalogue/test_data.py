@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -174,6 +175,38 @@ async def test_pages_by_tags_and_time_join_into_the_whole_list(store: AnyStore) 
     assert set(await found(store, "k:a", since=at)) == {*order[4:]}
     assert await found(store, "k:a n:1 knit#transient:failed") == [broken]
     assert await found(store, f"k:a knit#id:{made[2]}") == [made[2]]
+
+
+async def test_ids_alone_are_those_of_the_list(store: AnyStore) -> None:
+    """By tags, after any of them, and of one of some tags; and each can be looked up by them."""
+    made = [await upload(store, f"k:a n:{n % 3}") for n in range(5)]
+    made.append((await begin(store))[1])
+    await store.data.change_tags(made[-1], TagChange(add=tags("k:a n:1")))
+
+    async def ids(text: str = "", **more: Any) -> list[str]:
+        found = await store.data.find_ids(DataQuery(tags=tuple(tags(text))), **more)
+        assert len(found) == len([*found])
+        return [*found]
+
+    for text in ("", "k:a", "k:a n:1", "never:seen", "knit#transient:processing"):
+        assert await ids(text) == await found(store, text)
+    for place, one in enumerate(made):
+        assert await ids(after=one) == made[place + 1 :]
+    cursor = str(Cursor(made[1], await instant_of(store, made[1])))
+    assert await ids("k:a", after=cursor) == made[2:]
+    n = [made[0], made[3]], [made[1], made[4], made[5]], [made[2]]
+    assert await ids(among=tags("n:0 n:1 never:seen")) == sorted([*n[0], *n[1]], key=made.index)
+    assert await ids("n:0", among=tags("n:2 n:1")) == []
+    assert await ids("k:a n:1", among=tags("n:2 n:1"), after=made[1]) == n[1][1:]
+    assert await ids("knit#transient:processing", among=tags("k:a n:1")) == [made[5]]
+    assert await ids(among=tags("never:seen")) == []
+    with pytest.raises(InvalidRequest):
+        await ids(after=NOWHERE)
+    reverse = [*reversed(await store.data.find_ids(DataQuery()))]
+    asked = [*reverse[:2], NOWHERE, *reverse[2:]]
+    assert [one.knit_id for one in await store.data.get_each(asked)] == [*reversed(made)]
+    assert [one.knit_id for one in await store.data.get_each(reverse[1:3])] == reverse[1:3]
+    assert [*await store.data.get_each([])] == []
 
 
 async def test_what_one_run_made_has_one_time_and_comes_by_id(store: AnyStore) -> None:

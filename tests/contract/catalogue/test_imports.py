@@ -110,5 +110,5 @@ async def test_those_who_ask_at_once_sign_with_one_key(store: AnyStore) -> None:
     found = await store.imports.find_key(keys[0].kid)
     assert found is not None
     assert found.secret == keys[0].secret
-    for unknown in (str(uuid4()), "", "\0", "x" * 5000):
+    for unknown in (str(uuid4()), "", "\0", f"{keys[0].kid}\0", "\ud800", "x" * 5000):
         assert await store.imports.find_key(unknown) is None

@@ -209,6 +209,26 @@ async def test_plans_are_found(store: AnyStore) -> None:
     assert [plan.summary.plan_id for page in pages for plan in page] == ids
 
 
+async def test_plans_within_projects_have_their_tags_everywhere(store: AnyStore) -> None:
+    """At each input and output and the log; of several tags any one will do."""
+    whole = await register(store, spec({"/a": "p:x k:a"}, {"/b": "p:x"}, log="p:x k:log"))
+    mixed = await register(store, spec({"/a": "p:x k:a", "/b": "p:y"}, {"/c": "p:x k:c"}))
+    for other in (
+        spec({"/a": "p:x k:1", "/b": "k:2"}),
+        spec({"/a": "p:x k:3"}, {"/b": "k:4"}),
+        spec({"/a": "p:x k:5"}, {"/b": "p:x k:6"}, log="k:7"),
+        spec({"/a": f"p:x k:8 knit#id:{NOWHERE}", "/b": f"knit#id:{NOWHERE}"}),
+    ):
+        await register(store, other)
+    x, y, unknown = Tag("p", "x"), Tag("p", "y"), Tag("p", "never used")
+    assert await store.plans.within(frozenset({x})) == {whole}
+    assert await store.plans.within(frozenset({x, y, unknown})) == {whole, mixed}
+    assert await store.plans.within(frozenset({unknown})) == frozenset()
+    for chosen in (frozenset({whole, mixed}), frozenset({whole, NOWHERE, "x"}), frozenset[str]()):
+        found = await store.plans.find(PlanQuery(plan_ids=chosen))
+        assert {one.summary.plan_id for one in found} == chosen & {whole, mixed}
+
+
 async def test_plans_show_their_neighbours(store: AnyStore) -> None:
     up = await register(store, spec({"/a": "k:raw"}, {"/out": "k:b x:1"}, log="k:log x:1"))
     down = await register(store, spec({"/in": "k:b", "/pin": f"k:b knit#id:{NOWHERE}"}))

@@ -118,6 +118,24 @@ async def test_a_run_that_changes_between_two_pages_hides_no_others(store: AnySt
 
 
 @pytest.mark.patient
+async def test_ids_alone_are_those_of_the_list(store: AnyStore) -> None:
+    """And each can be looked up by them, unless it was deleted."""
+    key = await a_run(store)
+    others = [(await begin(store))[0] for _ in range(3)]
+    every = [key.run_id, *(one.run_id for one in others)]
+    running = RunQuery(statuses=frozenset({S.RUNNING}))
+    [plan_id] = {(await store.runs.get(key.run_id)).summary.plan.plan_id}
+    for query in (RunQuery(), running, RunQuery(plan_ids=frozenset({plan_id}))):
+        there = [one.summary.run_id for one in await store.runs.find(query)]
+        assert [*await store.runs.find_ids(query)] == there
+        assert [*await store.runs.find_ids(query, after=there[0])] == there[1:]
+    with pytest.raises(InvalidRequest):
+        await store.runs.find_ids(RunQuery(), after="00000000-0000-4000-8000-00000000ffff")
+    await store.runs.delete(key.run_id)
+    found = await store.runs.get_each([*reversed(every), NOWHERE])
+    assert [one.summary.run_id for one in found] == [one.run_id for one in reversed(others)]
+
+
 async def test_runs_are_found(store: AnyStore) -> None:
     plan = await register(store, spec({"/a": "k:a"}, {"/o": "k:o"}, log="k:log"))
     data = [await upload(store, "k:a") for _ in range(3)]

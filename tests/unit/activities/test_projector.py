@@ -153,6 +153,8 @@ async def drained(
     client: Client | None = None,
     *,
     queues: QueueSettings | None = None,
+    request: ProjectorInput = REQUEST,
+    environment: ActivityEnvironment | None = None,
     **settings: Any,
 ) -> Drained:
     """Lets the Projector do all there is."""
@@ -161,8 +163,9 @@ async def drained(
     [drain] = [
         one for one in deps.activities(frozenset({Role.ENGINE})) if one.__name__ == "drain_outbox"
     ]
-    environment = ActivityEnvironment(client=client or Client())  # type: ignore[arg-type]
-    result: Drained = await environment.run(drain, REQUEST)
+    if environment is None:
+        environment = ActivityEnvironment(client=client or Client())  # type: ignore[arg-type]
+    result: Drained = await environment.run(drain, request)
     return result
 
 
@@ -312,6 +315,29 @@ async def test_nobody_is_admitted_while_an_administrator_holds_runs() -> None:
     await drained(store, hold="knit is frozen")
     assert {one.held for one in store.limits} == {"knit is frozen"}
     assert store.calls.count("project") == 1
+
+
+ENDLESS = 1_000_000
+
+
+async def test_a_drain_ends_in_its_time_although_there_is_always_more() -> None:
+    """What is left is for the next one, which has the settings of its worker and a new history."""
+    store = Store(ENDLESS, 0.01)
+    request = REQUEST.model_copy(update={"drain_for": timedelta(seconds=0.3)})
+    async with asyncio.timeout(PATIENCE / 10):
+        done = await drained(store, request=request)
+    assert 0 < done.events < ENDLESS
+
+
+async def test_a_worker_can_stop_although_there_is_always_more() -> None:
+    store = Store(ENDLESS, 0.01)
+    environment = ActivityEnvironment(client=Client())  # type: ignore[arg-type]
+    draining = asyncio.create_task(drained(store, environment=environment))
+    await until(lambda: store.left < ENDLESS)
+    environment.worker_shutdown()
+    async with asyncio.timeout(PATIENCE / 10):
+        done = await draining
+    assert 0 < done.events < ENDLESS
 
 
 class Unreadable(Machine):

@@ -82,6 +82,10 @@ def test_no_changed_character_verifies() -> None:
         token({"kid": "k"}),
         token({"alg": "HS256"}),
         token({"alg": "HS256", "kid": 1}),
+        *(
+            token({"alg": "HS256", "kid": kid})
+            for kid in ("", "k\0", "\ud800", "k\n", "é", "k" * 256)
+        ),
         token({"alg": "HS256", "kid": "k", "crit": ["exp"]}),
         token([]),
         token(b"{"),

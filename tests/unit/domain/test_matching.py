@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from knit_workflows.domain.matching import Cursor, Page, assignment_hash, count, page
 from knit_workflows.domain.plans.model import Requirement
 from knit_workflows.domain.tags import Tag
+from knit_workflows.store.projection.candidates import Window
 from tests.memory_store.matching import satisfies
 
 A, B, C = Tag("a", "1"), Tag("b", "2"), Tag("a", "3")
@@ -147,6 +148,40 @@ def test_the_order_does_not_depend_on_the_size_of_pages(
     first = page(candidates, trigger, None, one)
     rest = all_pages(candidates, trigger, other, first.next) if first.next else []
     assert items([first, *rest]) == whole
+
+
+MANY_IDS = st.lists(st.sampled_from("abcdefghijkl"), unique=True, min_size=6).map(sorted)
+
+
+@given(
+    st.lists(MANY_IDS, min_size=1, max_size=3),
+    st.lists(st.sampled_from("abcdefghijkl"), min_size=3, max_size=3),
+    st.none() | st.integers(0, 2),
+    st.integers(1, 3),
+    st.booleans(),
+)
+def test_a_page_needs_only_two_windows_of_each_input(
+    candidates: list[list[str]], last: list[str], pivot: int | None, room: int, is_first: bool
+) -> None:
+    """The first Data and those from the last combination on; whether that still exists or not."""
+    behind = None if is_first else tuple(last[: len(candidates)])
+    trigger = None
+    if pivot is not None:
+        pivot %= len(candidates)
+        trigger = {pivot: last[pivot]}
+        candidates[pivot] = [one for one in candidates[pivot] if one == last[pivot]]
+    slow = 1 if pivot == 0 else 0
+
+    def window(place: int, ids: list[str]) -> list[str]:
+        limit = Window(room, behind).limit
+        if behind is None or place == pivot:
+            return ids[:limit]
+        rest = [one for one in ids if one >= behind[place]][:limit]
+        return rest if place == slow else sorted({*ids[:limit], *rest})
+
+    after = None if behind is None else Cursor(pivot, behind)
+    needed = [window(place, ids) for place, ids in enumerate(candidates)]
+    assert page(needed, trigger, after, room) == page(candidates, trigger, after, room)
 
 
 @given(CANDIDATES, CANDIDATES, TRIGGERS, LIMITS)

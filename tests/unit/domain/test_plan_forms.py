@@ -119,6 +119,7 @@ def test_a_tag_has_two_forms(value: object, tag: Tag) -> None:
         {"key": "a", "value": 1},
         {"key": "a", "value": "b\n"},
         {"key": "a", "value": "b", "x": 1},
+        {"key": " knit#id", "value": "x"},
     ],
 )
 def test_what_is_no_tag_says_where_it_stands(value: object) -> None:

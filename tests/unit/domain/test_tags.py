@@ -13,6 +13,7 @@ from knit_workflows.domain.tags import (
     checked_tag,
     parse_tag,
     parse_timestamp,
+    storable_tag,
     timestamp_tag,
 )
 
@@ -62,6 +63,20 @@ def test_keys_and_values_have_a_greatest_length() -> None:
 
 def test_parts_of_an_object_are_taken_as_they_are() -> None:
     assert checked_tag(" k:1 ", " v ") == Tag(" k:1 ", " v ")
+
+
+@pytest.mark.parametrize("blank", [" ", "\u3000", "\xa0", "\u2028", "\x85", " \u2003"])
+def test_blanks_do_not_make_a_tag_of_knits_own_a_users(blank: str) -> None:
+    """It is shown as `key:value`, and who reads that trims it."""
+    key = f"{blank}knit#transient"
+    for one in (key, f"{key}{blank}"):
+        with pytest.raises(InvalidTag, match="one of knit's own") as caught:
+            checked_tag(one, "failed")
+        assert caught.value.advice
+    assert storable_tag(key, "failed") == Tag(key, "failed")
+    assert parse_tag(f"{key}:failed").is_system
+    assert checked_tag(f"{blank}x{blank}", "v").key == f"{blank}x{blank}"
+    assert checked_tag(f"x {key}", "v")
 
 
 @pytest.mark.parametrize(
