@@ -48,7 +48,8 @@ MAX_IDS: Final = 100_000
 
 _DEFAULT_HOPS: Final = 3
 _COUNT: Final = re.compile(r"[0-9]{1,9}")
-_ENTRY_ID: Final = re.compile(r"[0-9]{1,18}")
+_LARGE: Final = re.compile(r"[0-9]{1,18}")
+"""What a database takes as a number of eight bytes."""
 _STATUSES: Final = {s.value: s for s in RunStatus if s is not RunStatus.INVALIDATED}
 
 UUID_PATTERN: Final = "^{}$".format(ID_PATTERN.replace("a-f", "A-Fa-f"))  # either case is read
@@ -152,14 +153,18 @@ def _flag(text: str, info: ValidationInfo) -> bool | None:
     return text == "true" if text else None
 
 
-def _count(name: str | None, text: str, advice: str) -> int:
-    if not _COUNT.fullmatch(text):
+def _count(name: str | None, text: str, advice: str, form: re.Pattern[str] = _COUNT) -> int:
+    if not form.fullmatch(text):
         raise _refused(name, text, advice)
     return int(text)
 
 
 def _number(text: str, info: ValidationInfo) -> int:
     return _count(info.field_name, text, "write a number")
+
+
+def _offset(text: str, info: ValidationInfo) -> int:
+    return _count(info.field_name, text, "write a number", _LARGE)
 
 
 def _limit(text: str) -> int:
@@ -188,7 +193,7 @@ def _instant(text: str, info: ValidationInfo) -> datetime | None:
 
 
 def _entry_id(text: str) -> str:
-    if not _ENTRY_ID.fullmatch(text):
+    if not _LARGE.fullmatch(text):
         raise InvalidRequest(
             f"bad request: {text[:80]!r} is not a cursor of this list",
             advice="take it from the header X-Next-Cursor, or start again without one",
@@ -221,6 +226,7 @@ _Statuses = Annotated[frozenset[RunStatus], _read(_statuses, str)]
 _Flag = Annotated[bool | None, _read(_flag, Literal["true", "false", ""])]
 _Text = Annotated[str | None, _read(lambda text: text or None, str)]
 _Number = Annotated[int, _read(_number, int)]
+_Offset = Annotated[int, _read(_offset, int)]
 _Hops = Annotated[int | Literal["all"] | None, _read(_hops, str)]
 _LIMIT: Final = _read(_limit, Annotated[int, Field(ge=1, le=MAX_ITEMS)])
 _INSTANT: Final = {"type": "string", "anyOf": [{"format": "date-time"}, {"const": ""}]}
@@ -313,7 +319,7 @@ class PlanFilter(Page):
     active: _Flag = Field(None, description="`true` or `false`", examples=["true"])
     image: _Text = Field(
         None,
-        description="`repository` or `repository:tag`, exactly",
+        description="`repository[:tag][@digest]`, exactly; what is not named may be any",
         examples=["localhost:5000/train:v2"],
     )
     in_tag: _Tags = Field((), description="`key:value`; one input has all of them")
@@ -430,7 +436,7 @@ class LogOptions(_Query):
     follow: Annotated[bool, _read(lambda _: True, str)] = Field(
         False, description="any value: go on with what is added, until the Run has ended"
     )
-    offset: _Number = Field(
+    offset: _Offset = Field(
         0, description="leave so many bytes out; a server that does says so in `Log-Offset`"
     )
 

@@ -58,7 +58,8 @@ class StreamedResponse(Response):
 
     When `chunks` fails, or is not of that length, the connection is closed before the end, so that
     the client cannot take the part for the whole. `resources` is closed at the end in any case:
-    also when the client leaves, or takes nothing for `write_timeout` seconds.
+    also when the client leaves, or takes nothing for `write_timeout` seconds. `is_transfer`: its
+    bytes are counted as those of a download.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class StreamedResponse(Response):
         trailer_names: str = "",
         length: int | None = None,
         headers: Mapping[str, str] | None = None,
+        is_transfer: bool = True,
     ) -> None:
         announced = {"Trailer": trailer_names} if trailers else {}
         super().__init__(None, 200, {**(headers or {}), **announced}, media_type)
@@ -84,6 +86,7 @@ class StreamedResponse(Response):
         self._chunks = chunks
         self._resources = resources
         self._trailers = trailers
+        self._is_transfer = is_transfer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends everything; raises ResponseAborted if that is impossible."""
@@ -146,7 +149,8 @@ class StreamedResponse(Response):
             await self._send_in_time(
                 send, {"type": "http.response.body", "body": piece, "more_body": True}
             )
-        SENT.inc(len(chunk))
+        if self._is_transfer:
+            SENT.inc(len(chunk))
 
 
 async def _until_gone(receive: Receive) -> None:

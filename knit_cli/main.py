@@ -26,6 +26,7 @@ from knit_cli.version import version
 from knit_workflows import tracing
 
 _INTERRUPTED = 130  # Typer's exit code for Ctrl-C
+_COMPLETING = "_KNIT_COMPLETE"  # set by a shell that completes a line
 
 
 class KnitGroup(TopGroup):
@@ -159,7 +160,7 @@ def _print_error(text: str) -> None:
 def _rejoin_bash_words(variables: MutableMapping[str, str]) -> None:
     """Rejoins the words that bash has split at colons, which every tag contains."""
     current = variables.get("COMP_CWORD", "")
-    if variables.get("_KNIT_COMPLETE") != "complete_bash" or not current.isdecimal():
+    if variables.get(_COMPLETING) != "complete_bash" or not current.isdecimal():
         return
     words = variables.get("COMP_WORDS", "").split("\n")
     joined, split_off = join_bash_words(words, int(current))
@@ -181,11 +182,14 @@ def main() -> None:
         )
         sys.exit(EXIT_FAILURE)
     surroundings = Surroundings(cwd=cwd, home=_home(), variables=dict(os.environ))
-    with suppress(tracing.TracesRefused):  # whoever wants them has the packages
-        tracing.start("knit-cli", os.environ)
+    if _COMPLETING not in os.environ:  # nobody waits for traces while a line is completed
+        with suppress(tracing.TracesRefused):  # whoever wants them has the packages
+            tracing.start("knit-cli", os.environ)
     with tracing.span("knit"):
         code = run(sys.argv[1:], surroundings)
-    tracing.stop()
+        tracing.end_command(code)
+    with suppress(KeyboardInterrupt):  # whoever presses Ctrl-C now waits for spans alone
+        tracing.stop()
     lost = close_quietly()
     if lost is not None and code == 0:
         _print_error(render(cannot_write_result(lost)))

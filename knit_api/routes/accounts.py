@@ -129,7 +129,7 @@ async def revoke_token(
 async def find_audit(
     request: Request, store: StoreOf, query: Annotated[AuditFilter, Query()]
 ) -> Response:
-    """Find requests that were to change something or to read content, the latest first.
+    """Find requests to change something or to read content, the newest first.
 
     Refused ones are among them.
     """

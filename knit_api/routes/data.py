@@ -30,9 +30,10 @@ from knit_api.transfers.codecs import GZIPPED_TAR, PLAIN_TAR
 from knit_api.transfers.download import download
 from knit_api.transfers.upload import upload
 from knit_api.transfers.upload_body import EarlyResponse, negotiate_archive, upload_body
+from knit_api.whole_lists import at_one_instant, whole_list
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.errors import KnitError
-from knit_workflows.domain.tags import Tag, checked_tag
+from knit_workflows.domain.tags import checked_tag, storable_tag
 from knit_workflows.wire.data import Data, PurgedData
 from knit_workflows.wire.mapping import ToWire
 from knit_workflows.wire.tags import TagChange as WireTagChange
@@ -45,13 +46,22 @@ router = APIRouter(prefix="/api/data", tags=["data"])
 @router.get(
     "",
     response_model=list[Data],
-    responses=pagination.RESPONSES | failures(400, 503),
+    responses=pagination.RESPONSES | failures(400, 426, 503),
 )
 async def find_data(
-    request: Request, store: StoreOf, query: Annotated[DataFilter, Query()]
+    request: Request, deps: DepsOf, store: StoreOf, query: Annotated[DataFilter, Query()]
 ) -> Response:
-    """Find Data by tags and time: oldest first, those without a time last."""
-    found = await store.data.find(query.to_domain(), **pagination.bounds(query))
+    """Find Data by tags and time: oldest first, those without a time last.
+
+    Without `limit` it is each Data that there is when the request comes, once, in the order of that
+    instant and as it is when it is sent.
+    """
+    asked = query.to_domain()
+    if query.limit is None:
+        parts = at_one_instant(store.data, asked, query.cursor)
+        timeout = deps.timeouts.write
+        return await whole_list(request, parts, lambda: ToWire().data, write_timeout=timeout)
+    found = await store.data.find(asked, **pagination.bounds(query))
     return await page_response(request, query, found, ToWire().data, pagination.data_cursor)
 
 
@@ -159,18 +169,14 @@ async def change_tags(knit_id: KnitIdPath, request: Request, store: StoreOf) -> 
     """Change the user tags of a Data: removals first, then additions; idempotent."""
     asked = await model_body(request, WireTagChange)
     change = TagChange(
-        add=frozenset(map(_tag, asked.add)),
-        remove=frozenset(map(_tag, asked.remove)),
-        remove_keys=frozenset(checked_tag(key, "").key for key in asked.remove_key),
+        add=frozenset(checked_tag(tag.key, tag.value) for tag in asked.add),
+        remove=frozenset(storable_tag(tag.key, tag.value) for tag in asked.remove),
+        remove_keys=frozenset(storable_tag(key, "").key for key in asked.remove_key),
     )
     refuse_system_keys([*(tag.key for tag in change.add | change.remove), *change.remove_keys])
     one = await store.data.change_tags(knit_id, change)
     log.info("Data is tagged", extra={"action": "data_tagged", "knit_id": one.knit_id})
     return json_response(ToWire().data(one))
-
-
-def _tag(tag: object) -> Tag:
-    return checked_tag(tag.key, tag.value)  # type: ignore[attr-defined]
 
 
 @router.post(

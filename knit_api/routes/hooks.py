@@ -16,6 +16,7 @@ from knit_api.openapi.document import failures, takes
 from knit_api.pagination import page_response
 from knit_api.parameters import DeliveryFilter, DeliveryIdPath
 from knit_api.responses import json_response
+from knit_api.whole_lists import one_after_the_other, whole_list
 from knit_workflows.domain.errors import InvalidRequest, KnitError
 from knit_workflows.domain.hooks import HookDelivery as Delivery
 from knit_workflows.domain.hooks import HookPhase
@@ -45,17 +46,23 @@ async def show_hooks(store: StoreOf) -> Response:
 @router.get(
     "/deliveries",
     response_model=list[HookDelivery],
-    responses=pagination.RESPONSES | failures(400, 404, 503),
+    responses=pagination.RESPONSES | failures(400, 404, 426, 503),
 )
 async def find_deliveries(
-    request: Request, store: StoreOf, query: Annotated[DeliveryFilter, Query()]
+    request: Request, deps: DepsOf, store: StoreOf, query: Annotated[DeliveryFilter, Query()]
 ) -> Response:
     """Find deliveries: one per hook and change of a Run's status, those called last first.
 
-    `since` is compared with the time of the last call.
+    `since` is compared with the time of the last call. One that is called again while a long list
+    is sent may be missing from it: its place, by its time, is before the others then.
     """
-    found = await store.hooks.find(query.to_domain(), **pagination.bounds(query))
+    asked = query.to_domain()
     cursor_of = pagination.delivery_cursor
+    if query.limit is None:
+        parts = one_after_the_other(store.hooks.find, asked, query.cursor, cursor_of)
+        timeout = deps.timeouts.write
+        return await whole_list(request, parts, lambda: delivery_to_wire, write_timeout=timeout)
+    found = await store.hooks.find(asked, **pagination.bounds(query))
     return await page_response(request, query, found, delivery_to_wire, cursor_of)
 
 

@@ -15,6 +15,7 @@ from knit_api.openapi.document import failures, takes
 from knit_api.pagination import page_response
 from knit_api.parameters import PlanFilter, PlanIdPath, RegistrationOptions
 from knit_api.responses import json_response
+from knit_api.whole_lists import one_after_the_other, whole_list
 from knit_workflows.domain.errors import InvalidPlan, TooManyRuns
 from knit_workflows.domain.ids import PlanId
 from knit_workflows.domain.plans.changes import (
@@ -52,13 +53,19 @@ router = APIRouter(prefix="/api/plans", tags=["plans"])
 @router.get(
     "",
     response_model=list[Plan],
-    responses=pagination.RESPONSES | failures(400, 503),
+    responses=pagination.RESPONSES | failures(400, 426, 503),
 )
 async def find_plans(
-    request: Request, store: StoreOf, query: Annotated[PlanFilter, Query()]
+    request: Request, deps: DepsOf, store: StoreOf, query: Annotated[PlanFilter, Query()]
 ) -> Response:
     """Find Plans, in the order of their ids; the built-in ones are among them."""
-    found = await store.plans.find(query.to_domain(), **pagination.bounds(query))
+    asked = query.to_domain()
+    if query.limit is None:
+        cursor_of = pagination.plan_cursor
+        parts = one_after_the_other(store.plans.find, asked, query.cursor, cursor_of)
+        timeout = deps.timeouts.write
+        return await whole_list(request, parts, lambda: ToWire().plan, write_timeout=timeout)
+    found = await store.plans.find(asked, **pagination.bounds(query))
     return await page_response(request, query, found, ToWire().plan, pagination.plan_cursor)
 
 

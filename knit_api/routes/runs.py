@@ -18,6 +18,7 @@ from knit_api.parameters import LogOptions, RunFilter, RunIdPath
 from knit_api.responses import json_list_response, json_response
 from knit_api.server.framing import accepts_chunks
 from knit_api.transfers.run_log import MEDIA_TYPE, log_response
+from knit_api.whole_lists import at_one_instant, whole_list
 from knit_workflows.domain.ids import RunId
 from knit_workflows.domain.ports import ApiStore
 from knit_workflows.domain.runs.timing import timing
@@ -34,17 +35,24 @@ KEPT_VOLUME: Final = "Kept-Volume"
 @router.get(
     "",
     response_model=list[Run],
-    responses=pagination.RESPONSES | failures(400, 503),
+    responses=pagination.RESPONSES | failures(400, 426, 503),
 )
 async def find_runs(
-    request: Request, store: StoreOf, query: Annotated[RunFilter, Query()]
+    request: Request, deps: DepsOf, store: StoreOf, query: Annotated[RunFilter, Query()]
 ) -> Response:
     """Find Runs: values of one filter are alternatives, filters are combined; oldest change first.
 
-    Invalidated (deleted) Runs are not among them.
+    Invalidated (deleted) Runs are not among them. Without `limit` it is each Run that there is when
+    the request comes, once, in the order of that instant and as it is when it is sent.
     """
     wanted = query.to_domain()
-    found = [] if wanted is None else await store.runs.find(wanted, **pagination.bounds(query))
+    if wanted is None:
+        return json_response([])
+    if query.limit is None:
+        parts = at_one_instant(store.runs, wanted, query.cursor)
+        timeout = deps.timeouts.write
+        return await whole_list(request, parts, lambda: ToWire().run, write_timeout=timeout)
+    found = await store.runs.find(wanted, **pagination.bounds(query))
     return await page_response(request, query, found, ToWire().run, pagination.run_cursor)
 
 

@@ -109,9 +109,13 @@ class ApiClient:
         since: datetime | None = None,
         duration: str | None = None,
     ) -> list[Data]:
-        """Gives the Data that carry all the tags, oldest first, Data without a time last."""
+        """Gives the Data that carry all the tags, oldest first, Data without a time last.
+
+        Of more than a page, one that is finished meanwhile may be missing.
+        """
         query = [("tag", str(tag)) for tag in tags] + window(since, duration)
-        return self._requests.read("/data", query, list[Data], "cannot find Data")
+        pages = self._requests.read_pages("/data", query, list[Data], "cannot find Data")
+        return _as_last_seen((one.knit_id, one) for page in pages for one in page)
 
     def lineage(self, knit_id: str, hops: Mapping[str, int | None]) -> Lineage:
         """Gives the Data and Runs around a Data, nearest first.
@@ -242,7 +246,8 @@ class ApiClient:
             query.append(("active", "true" if active else "false"))
         if image is not None:
             query.append(("image", image))
-        return self._requests.read("/plans", query, list[Plan], "cannot find Plans")
+        pages = self._requests.read_pages("/plans", query, list[Plan], "cannot find Plans")
+        return [one for page in pages for one in page]
 
     def get_plan(self, plan_id: str) -> Plan:
         """Gives the Plan."""
@@ -319,7 +324,10 @@ class ApiClient:
         since: datetime | None = None,
         duration: str | None = None,
     ) -> list[Run]:
-        """Gives the Runs, least recently changed first; a Run matches one value of each list."""
+        """Gives the Runs, least recently changed first; a Run matches one value of each list.
+
+        Of more than a page, one that changes meanwhile is given once, as it was seen last.
+        """
         lists = {
             "plan": plans,
             "knitIdInput": inputs,
@@ -328,7 +336,8 @@ class ApiClient:
         }
         query = [(name, ",".join(values)) for name, values in lists.items() if values]
         query += window(since, duration)
-        return self._requests.read("/runs", query, list[Run], "cannot find Runs")
+        pages = self._requests.read_pages("/runs", query, list[Run], "cannot find Runs")
+        return _as_last_seen((one.run_id, one) for page in pages for one in page)
 
     def get_run(self, run_id: str) -> Run:
         """Gives the Run."""
@@ -440,7 +449,11 @@ def open_api(
         trust_env=False,  # the environment was read by `proxies` and `tls`
     )
     if tracing.is_on():
-        http.event_hooks["request"].append(lambda one: one.headers.update(tracing.headers()))
+        # Threads of a pool know of no span; their requests are the command's all the same.
+        inherited = tracing.headers()
+        http.event_hooks["request"].append(
+            lambda one: one.headers.update(tracing.headers() or inherited)
+        )
     return ApiClient(Requests(http, where=where, retry=Retry(sleep, notify), proxy=proxy))
 
 
@@ -448,6 +461,15 @@ def _transport(trust: ssl.SSLContext, proxy: Proxy | None) -> httpx.BaseTranspor
     if proxy is not None:
         return httpx.HTTPTransport(verify=trust, proxy=proxy.for_httpx(trust))
     return ArchiveTransport(httpx.HTTPTransport(verify=trust), trust)
+
+
+def _as_last_seen(items: Iterable[tuple[str, T]]) -> list[T]:
+    """Gives each item once, by its id: the last one of it, in the place of that."""
+    seen: dict[str, T] = {}
+    for name, item in items:
+        seen.pop(name, None)
+        seen[name] = item
+    return list(seen.values())
 
 
 def _tag_query(tags: Iterable[Tag]) -> httpx.QueryParams:

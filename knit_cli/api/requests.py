@@ -23,6 +23,10 @@ from knit_cli.errors import ApiRefused, ConnectionCut
 T = TypeVar("T")
 Query = Sequence[tuple[str, str]]
 
+NEXT_HEADER = "X-Next-Cursor"
+PAGE = 1000
+"""The most items that the API gives at once if it is asked for a number."""
+
 REQUEST_TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 TRANSFER_TIMEOUT = httpx.Timeout(60.0, connect=10.0, read=600.0)
 """A transfer may wait for a pod, and the response to an upload until everything is stored."""
@@ -59,19 +63,38 @@ class Requests:
 
     def read(self, path: str, query: Query, kind: type[T], failure: str) -> T:
         """Reads something; repeated while the API is unavailable or the connection breaks."""
-
-        return self.read_page(path, query, kind, failure)[0]
+        return self._read(path, query, kind, failure)[0]
 
     def read_page(self, path: str, query: Query, kind: type[T], failure: str) -> tuple[T, bool]:
         """Reads one page of a list, as `read` does; tells whether another page follows."""
+        page, response = self._read(path, query, kind, failure)
+        return page, "next" in response.links
 
-        def attempt() -> tuple[T, bool]:
+    def read_pages(
+        self, path: str, query: Query, kind: type[list[T]], failure: str
+    ) -> Iterator[list[T]]:
+        """Reads a whole list, each page as `read` does.
+
+        It is not the list of one instant: what moves in its order meanwhile may come on two pages,
+        or on none if it moves to the front.
+        """
+        asked = [*query, ("limit", str(PAGE))]
+        page, response = self._read(path, asked, kind, failure)
+        yield page
+        while cursor := response.headers.get(NEXT_HEADER):
+            page, response = self._read(path, [*asked, ("cursor", cursor)], kind, failure)
+            yield page
+
+    def _read(
+        self, path: str, query: Query, kind: type[T], failure: str
+    ) -> tuple[T, httpx.Response]:
+        def attempt() -> tuple[T, httpx.Response]:
             with self._translated_errors():
                 response = self.retry.on_unavailable(
                     lambda: self._http.get(path, params=list(query), timeout=REQUEST_TIMEOUT),
                     _reason,
                 )
-            return _parsed(response, kind, failure), "next" in response.links
+            return _parsed(response, kind, failure), response
 
         return self.retry.on_cut(attempt, repeatable=True)
 

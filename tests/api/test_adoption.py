@@ -86,6 +86,13 @@ async def test_what_is_wrong_is_refused(client, store, body):
     assert store.memory.data == {}
 
 
+async def test_no_tag_passes_for_knits_own(client, store, folder):
+    false = {"key": " knit#transient", "value": "failed"}
+    message = await refused(adopt(client, {"volume": folder, "tags": [false]}), 400)
+    assert "knit's own" in message["reason"]
+    assert store.memory.data == {}
+
+
 async def test_without_workers_nothing_is_adopted(client, transfers, store, folder):
     transfers.broken = EngineUnavailable()
     await refused(adopt(client, {"volume": folder}), 503)

@@ -369,12 +369,27 @@ async def test_changing_tags(client, store):
         {"add": ["knit#id:1"]}, {"remove": ["knit#timestamp:x"]}, {"remove_key": ["knit#any"]},
         {"add": ["x"]}, {"add": "a:b"}, {"remove": [1]}, {"added": ["a:b"]}, [], None,
         {"add": ["a:b\u0007"]}, {"add": ["a" * 2000 + ":b"]}, {"remove_key": ["a\u0000"]},
+        {"add": [{"key": " knit#transient", "value": "failed"}]},
+        {"add": [{"key": "\u3000knit#x\xa0", "value": ""}]},
     ],
 )  # fmt: skip
 async def test_tag_changes_that_are_none(client, store, body):
     knit_id = store.add_run().outputs[0].knit_id
     await refused(client.put(f"/data/{knit_id}", json=body), 400)
     assert not store.memory.data[knit_id].tags
+
+
+@pytest.mark.parametrize("how", ["remove", "remove_key"])
+async def test_a_tag_that_passes_for_knits_own_can_be_removed(client, store, how):
+    """One that was given before they were refused, or is from a backup of Knitfab."""
+    knit_id = store.add_run().outputs[0].knit_id
+    false = Tag(" knit#transient", "failed")
+    store.memory.data[knit_id].tags |= {false, Tag("a", "b")}
+    object_form = {"key": false.key, "value": false.value}
+    body = {how: [object_form if how == "remove" else false.key]}
+    answer = await client.put(f"/data/{knit_id}", json=body)
+    assert answer.status_code == 200
+    assert store.memory.data[knit_id].tags == {Tag("a", "b")}
 
 
 @pytest.mark.parametrize("body", [{"add": ["a:b"]}, {"remove": ["a:b"]}, {}])

@@ -134,6 +134,21 @@ async def test_an_archive_that_changes_meanwhile_is_cut(
     assert transfers.failures
 
 
+@pytest.mark.parametrize("offset", [10**9, 10**18 - 1])
+async def test_an_offset_behind_a_gigabyte_is_one(port, store, transfers, offset):
+    """A log of 10⁹ bytes and more can be followed to its end, and resumed."""
+    run = store.add_run(RunStatus.RUNNING, log=True)
+    folder = transfers.folder(run.log.knit_id)
+    folder.mkdir(parents=True)
+    (folder / "log").write_bytes(b"short\n")
+    path = f"/api/runs/{run.summary.run_id}/log?offset="
+    status, body = checked("GET", await talk(port, raw("GET", f"{path}{offset}", "1.1")))
+    assert status == 409
+    assert b"was retried" in body
+    status, body = checked("GET", await talk(port, raw("GET", f"{path}{10**18}", "1.1")))
+    assert status == 400
+
+
 @pytest.mark.patient
 async def test_a_log_has_a_length_and_can_be_had_from_an_offset(port, store, transfers):
     run = store.add_run(RunStatus.RUNNING, log=True)

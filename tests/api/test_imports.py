@@ -102,6 +102,7 @@ async def test_a_forged_token_is_401(client, store, transfers):
         "ü",
         "a.b.c",
         token + "\0",
+        *(jws.sign(begun.claims(), kid=one, secret=bytes(256)) for one in ("\ud800", "\0", "é")),
     ):
         await refused(end(client, forged), 401)
     assert store.memory.runs[begun.run_id].status is RunStatus.RUNNING

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from knit_cli.api import requests
 from knit_cli.api.client import ApiClient
 from knit_cli.api.requests import Requests
 from knit_cli.api.retry import Retry
@@ -94,6 +95,38 @@ def test_find_shows_data_with_all_the_tags_as_json(knit, api):
 def test_find_shows_an_empty_list_when_there_is_nothing(knit):
     ended = knit("data", "find")
     assert (ended.code, ended.out, ended.err) == (0, b"[]\n", "")
+
+
+def test_find_asks_for_pages_and_shows_what_one_answer_would(knit, api, monkeypatch):
+    """However much there is, the API never has to give it at once."""
+    for _ in range(5):
+        api.add_data("type:dataset")
+    whole = knit("data", "find", "-t", "type:dataset")
+    assert [one.url.params.get("limit") for one in api.requests] == ["1000"]
+    api.requests.clear()
+    monkeypatch.setattr(requests, "PAGE", 2)
+    paged = knit("data", "find", "-t", "type:dataset")
+    assert (paged.code, paged.out, paged.err) == (0, whole.out, "")
+    assert len(whole.json) == 5
+    asked = [one.url.params for one in api.requests]
+    assert [(one["tag"], one["limit"]) for one in asked] == [("type:dataset", "2")] * 3
+    assert ["cursor" in one for one in asked] == [False, True, True]
+
+
+def test_a_page_that_is_cut_is_asked_for_again(knit, api, monkeypatch):
+    for _ in range(3):
+        api.add_data()
+    whole = knit("data", "find").json
+    api.requests.clear()
+    monkeypatch.setattr(requests, "PAGE", 2)
+
+    def cut(request: httpx.Request) -> httpx.Response:
+        raise httpx.RemoteProtocolError("peer closed connection")
+
+    api.interrupt["GET", "/data"] = [api.forward, cut]
+    assert knit("data", "find").json == whole
+    places = ["cursor" in one.url.params for one in api.requests]
+    assert places == [False, True, True]
 
 
 def test_short_flags_take_their_value_after_an_equals_sign(knit, api):

@@ -207,6 +207,7 @@ def test_show_find_and_active(knit, api):
         ("out_tag", "type:model"),
         ("active", "true"),
         ("image", IMAGE),
+        ("limit", "1000"),
     ]
     assert knit("plan", "active", "no", plan["planId"]).json["active"] is False
     assert knit("plan", "active", "yes", plan["planId"]).json["active"] is True

@@ -222,7 +222,7 @@ def test_through_an_http_proxy(far):
     with listening(http_proxy) as (port, got):
         ended = far(["data", "find"], http_proxy=f"http://me:pw@127.0.0.1:{port}")
     assert ended == (0, "[]\n", "")
-    assert got[0].startswith("GET http://knit.test/api/data HTTP/1.1\r\n")
+    assert got[0].startswith("GET http://knit.test/api/data?limit=1000 HTTP/1.1\r\n")
     assert f"Basic {base64.b64encode(b'me:pw').decode()}" in got[0]
 
 

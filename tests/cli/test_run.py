@@ -5,6 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
+from knit_cli.api import requests
 from knit_cli.views.run import print_history, print_timing, remarks
 from knit_workflows.domain.instants import format_instant
 from knit_workflows.wire.options import MadeVolume, Pod
@@ -30,7 +31,24 @@ def test_find_joins_the_values_of_one_flag(knit, api):
         "status": "running,failed",
         "since": "2025-02-01T00:00:00+09:00",
         "duration": "24h",
+        "limit": "1000",
     }
+
+
+def test_a_run_that_changes_between_two_pages_is_found_once(knit, api, monkeypatch):
+    """As it was seen last, in the place of that."""
+    ids = [api.add_run({}, {}, status="running")[0] for _ in range(5)]
+    monkeypatch.setattr(requests, "PAGE", 2)
+
+    def changed(request):
+        api.end(ids[0])
+        return api.forward(request)
+
+    api.interrupt["GET", "/runs"] = [api.forward, changed]
+    found = knit("run", "find").json
+    assert [one["runId"] for one in found] == [one.run_id for one in [*ids[1:], ids[0]]]
+    assert [one["status"] for one in found] == ["running"] * 4 + ["done"]
+    assert len(api.requests) == 3
 
 
 def test_find_needs_a_beginning_for_a_duration(knit):
