@@ -73,15 +73,27 @@ class _Removal:
             self._failed(error, [*stack.names, name])
 
     def _remove_files(self, folder: int, above: list[str]) -> None:
+        """Removes files as they are found: there may be millions.
+
+        A file system may pass over some while others go, so it looks again.
+        """
+        while self._removed_some(folder, above):
+            pass
+
+    def _removed_some(self, folder: int, above: list[str]) -> bool:
+        removed = False
         with os.scandir(folder) as entries:
-            found = [entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)]
-        for name in found:
-            try:
-                os.unlink(name, dir_fd=folder)
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                self._failed(error, [*above, name])
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    continue
+                try:
+                    os.unlink(entry.name, dir_fd=folder)
+                    removed = True
+                except FileNotFoundError:
+                    pass
+                except OSError as error:
+                    self._failed(error, [*above, entry.name])
+        return removed
 
     def _failed(self, error: OSError, path: list[str]) -> None:
         # Later errors are consequences: a folder is not empty, because a file could not be deleted.

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 
+from knit_workflows.archive.file_kinds import LOST_AND_FOUND
 from knit_workflows.archive.folder_stack import FolderStack, bottom_up
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -33,9 +34,14 @@ def sync_file_system(descriptor: int) -> None:
 
 
 def sync_folders(folder: int) -> None:
-    """Fsyncs the folder and all folders below it, for the names in them; not the files' content."""
+    """Fsyncs the folder and all folders below it, for the names in them; not the files' content.
+
+    Without `lost+found` at the top, which may be closed to us, and where nothing was written.
+    """
 
     def enter(stack: FolderStack[str], name: str) -> bool:
+        if name == LOST_AND_FOUND and not stack.names:
+            return False
         stack.enter(name)
         return True
 

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+AT_ONCE = 100_000
+"""How many names of folders on the way are in memory, each of some 100 bytes: a folder with more is
+read several times."""
+_AT_LEAST = 1_000  # of a folder, however many are in memory of those above it
 _LONG = MAX_PATH_BYTES // 4  # characters; no shorter path has too many bytes
 
 
@@ -49,25 +53,40 @@ class Found(NamedTuple):
     """Its kind, if it cannot be packed; then its content is not visited."""
 
 
-def walk(root: Path, *, dereference: bool = False, links: bool = True) -> Iterator[Found]:
+def walk(
+    root: Path, *, dereference: bool = False, links: bool = True, at_once: int = AT_ONCE
+) -> Iterator[Found]:
     """Yields everything below a folder, a folder before its content; or the one file `root`.
 
     With `dereference` links are followed; without `links` they are left out. The `lost+found` that
     mkfs creates at the top of a file system is skipped; in any other folder it is left out, since
-    a volume could not tell it from its own.
+    a volume could not tell it from its own. What comes or goes meanwhile may be missed, but nothing
+    is yielded twice. `at_once` is how many names are in memory.
 
     Raises:
         CannotPack: a link leads back to a folder above it.
         OSError: something could not be read; its `filename` says what.
     """
-    return _Walk(root, dereference, links).run()
+    return _Walk(root, dereference, links, at_once).run()
+
+
+class _Names:
+    """The names in one folder that have not been visited, of which the first ones are known."""
+
+    def __init__(self) -> None:
+        self.known: list[str] = []
+        """In reverse order."""
+        self.last: str | None = None
+        """Of those that were ever known."""
+        self.has_more = True
 
 
 class _Walk:
-    def __init__(self, root: Path, dereference: bool, links: bool) -> None:
+    def __init__(self, root: Path, dereference: bool, links: bool, at_once: int) -> None:
         self._root = root
         self._dereference = dereference
         self._links = links
+        self._room = at_once  # for names
         self._above: list[tuple[int, int]] = []  # to which a link must not lead back
 
     def run(self) -> Iterator[Found]:
@@ -89,10 +108,11 @@ class _Walk:
 
     def _below(self, stack: FolderStack[str]) -> Iterator[Found]:
         prefix = ""
-        waiting = [self._names(stack.here, prefix, top=True)]
+        waiting = [_Names()]
         follow = self._dereference
         while True:
-            if not waiting[-1]:
+            name = self._next(waiting[-1], stack.here, prefix)
+            if name is None:
                 waiting.pop()
                 if not waiting:
                     return
@@ -100,7 +120,6 @@ class _Walk:
                 self._above.pop()
                 stack.leave()
                 continue
-            name = waiting[-1].pop()
             path = prefix + name
             here = stack.here
             try:
@@ -112,7 +131,7 @@ class _Walk:
             if stat.S_ISDIR(info.st_mode) and left_out is None:
                 self._enter(stack, name, path, info)
                 prefix = path + "/"
-                waiting.append(self._names(stack.here, prefix))
+                waiting.append(_Names())
 
     def _enter(self, stack: FolderStack[str], name: str, path: str, info: os.stat_result) -> None:
         if self._dereference and identity(info) in self._above:
@@ -123,15 +142,43 @@ class _Walk:
         except OSError as error:
             raise named(error, self._root, path) from None
 
-    def _names(self, folder: int, prefix: str, *, top: bool = False) -> list[str]:
-        """Gives the names in the folder in reverse order."""
-        try:
-            names = sorted(os.listdir(folder), reverse=True)
-        except OSError as error:
-            raise named(error, self._root, prefix) from None
-        if top and LOST_AND_FOUND in names and is_top_of_file_system(folder):
-            names.remove(LOST_AND_FOUND)
-        return names
+    def _next(self, names: _Names, folder: int, prefix: str) -> str | None:
+        """Gives the next name in a folder, whose path is `prefix`; None: there are no more."""
+        if not names.known and names.has_more:
+            try:
+                self._read(names, folder, top=not prefix)
+            except OSError as error:
+                raise named(error, self._root, prefix) from None
+        if not names.known:
+            return None
+        self._room += 1
+        return names.known.pop()
+
+    def _read(self, names: _Names, folder: int, *, top: bool) -> None:
+        """Reads the next names, in order: as many as there is room for."""
+        many = max(self._room, _AT_LEAST)
+        last, bound = names.last, None
+        found: list[str] = []
+        names.has_more = False
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                name = entry.name
+                if (last is not None and name <= last) or (bound is not None and name > bound):
+                    continue
+                if top and name == LOST_AND_FOUND and is_top_of_file_system(folder):
+                    continue
+                found.append(name)
+                if len(found) >= 2 * many:
+                    found.sort()
+                    del found[many:]
+                    bound, names.has_more = found[-1], True
+        found.sort(reverse=True)
+        if len(found) > many:
+            del found[:-many]
+            names.has_more = True
+        names.known = found
+        names.last = found[0] if found else last
+        self._room -= len(found)
 
     def _left_out(self, path: str, mode: int, depth: int) -> str | None:
         if depth == 1 and path == LOST_AND_FOUND:

@@ -3,7 +3,7 @@
 Run: ``python3 -m knit_workflows.pod.agent --path /data --mode read|write --port 18082 --idle 180``,
 with the token in ``KNIT_TRANSFER_TOKEN``. Bodies are plain tar; compression and checksums are up to
 the caller. The agent exits once it has been idle for long enough. After SIGTERM requests under way
-have ten seconds to end by themselves.
+have ten seconds to end by themselves; without any it exits at once.
 
     write   POST /           204; 400 refused, 409 not empty, 507 disk full, 500 anything else
             DELETE /         204, the volume is empty and may be written again
@@ -19,7 +19,17 @@ Errors have the body ``{"reason": …, "member": …}``. A response without its 
 incomplete.
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
+
+import signal
+
+_ENDING = {signal.SIGTERM, signal.SIGINT}
+if __name__ == "__main__":
+    # Taken by sigtimedwait, in one place. Blocked before all that takes a while to import: the
+    # kernel keeps for the first process of a container what that blocks, and drops what it has no
+    # handler for; then the pod would live until it is killed.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
 
 import argparse
 import errno
@@ -27,7 +37,6 @@ import hmac
 import json
 import os
 import select
-import signal
 import socket
 import socketserver
 import sys
@@ -57,7 +66,6 @@ if TYPE_CHECKING:
 
 TOKEN_VARIABLE = "KNIT_TRANSFER_TOKEN"
 
-_ENDING = {signal.SIGTERM, signal.SIGINT}
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MAX_CONNECTIONS = 64
 _MIN_STALL_SECONDS = 60.0
@@ -120,6 +128,10 @@ class AgentServer(socketserver.ThreadingTCPServer):
         while left := self.idle_timer.seconds_left():
             if signal.sigtimedwait(_ENDING, left) is not None:
                 break
+        self.end(grace)
+
+    def end(self, grace: float = _GRACE_SECONDS) -> None:
+        """Refuses what comes, waits for requests under way, and cleans up an unfinished upload."""
         self.socket.close()
         self.idle_timer.wait_until_unused(grace)
         for connection in list(self.connections):
@@ -350,7 +362,6 @@ def main(arguments: list[str] | None = None) -> int:
         report(f"agent: {options.path} is not a folder.")
         return 2
     os.umask(0o022)  # whoever uses the Data may run under another account
-    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # taken by sigtimedwait, in one place
     server = AgentServer(
         ServedVolume(options.path), options.mode, token, options.port, options.idle
     )

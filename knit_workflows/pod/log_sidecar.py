@@ -11,9 +11,13 @@ What is missing in the log is marked in it, and noted in the termination log: wh
 rotated away, and all that follows once the API has refused for a minute. A Run is not lost because
 its log is.
 
+After SIGTERM the container may go on for as long as its pod is granted, which nobody tells here. So
+does the sidecar, once that container has started: the last lines are often why somebody looks. Only
+one that has not started is given up after five seconds.
+
 Exit codes:
-    0  The container has ended and FILE holds its log; or SIGTERM came and FILE holds what could be
-       read in five seconds; or the API kept refusing.
+    0  The container has ended and FILE holds its log; or SIGTERM came before it had started; or the
+       API kept refusing.
     1  FILE cannot be written.
     2  The arguments or the environment are wrong.
 """
@@ -28,7 +32,7 @@ import time
 from calendar import timegm
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from knit_workflows.archive.scan import scan, scan_note
 from knit_workflows.backoff import Backoff
@@ -59,7 +63,7 @@ class GivenUp(Exception):
 
 
 class DeadlineExceeded(BaseException):
-    """Raised from a signal handler some seconds after SIGTERM, wherever the sidecar waits."""
+    """Raised from a signal handler some seconds after SIGTERM, while there is no container yet."""
 
 
 class RetryPolicy:
@@ -111,6 +115,10 @@ class LogRecorder:
         self._container = container
         self._retries = retries
         self._splice = LogSplice()
+        self.has_started = False
+        """Whether the container has, as far as is known; from then on its log has an end."""
+        self.is_waiting = False
+        """Whether the API said last that it has not."""
         self._read_until: float | None = None
         """When the log was last being read, or the container's start; seconds since 1970."""
 
@@ -135,7 +143,8 @@ class LogRecorder:
             GivenUp: see `RetryPolicy.failed`.
             OSError: the destination cannot be written.
         """
-        if self._wait_for_start():
+        self.has_started = self._wait_for_start()
+        if self.has_started:
             self._follow(destination)
 
     def _wait_for_start(self) -> bool:
@@ -144,11 +153,13 @@ class LogRecorder:
             try:
                 for kind, pod in self._watch():
                     started = self._started(kind, pod)
+                    self.is_waiting = started is None
                     self._retries.succeeded()
                     if started is not None:
                         return started
                 raise KubeApiError("the watch has ended")
             except KubeApiError as error:
+                self.is_waiting = False
                 self._retries.failed(error)
 
     def _watch(self) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -277,9 +288,10 @@ def _write(descriptor: int, content: bytes) -> None:
         left = left[os.write(descriptor, left) :]
 
 
-def _set_deadline_on_sigterm() -> None:
-    def deadline_exceeded(*_: object) -> NoReturn:
-        raise DeadlineExceeded
+def _set_deadline_on_sigterm(recorder: LogRecorder) -> None:
+    def deadline_exceeded(*_: object) -> None:
+        if not recorder.has_started:
+            raise DeadlineExceeded
 
     def set_deadline(*_: object) -> None:
         signal.setitimer(signal.ITIMER_REAL, _FINAL_SECONDS)
@@ -289,21 +301,19 @@ def _set_deadline_on_sigterm() -> None:
     signal.signal(signal.SIGINT, set_deadline)
 
 
-def _record(recorder: LogRecorder, destination: int, outputs: str) -> list[str]:
-    """Records the log, syncs it to the disk, and returns the notes on log and outputs.
+def _forget_signals() -> None:
+    """Has the little that is left to do be done, whatever signal comes."""
+    for each in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
+        signal.signal(each, signal.SIG_IGN)
 
-    There are none if the deadline after SIGTERM came first.
-    """
-    _set_deadline_on_sigterm()
+
+def _record(recorder: LogRecorder, destination: int, outputs: str) -> list[str]:
+    """Records the log, syncs it to the disk, and returns the notes on log and outputs."""
+    _set_deadline_on_sigterm(recorder)
     try:
-        notes = _notes_on_log(recorder, destination)
-        notes += _notes(outputs)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    except DeadlineExceeded:
-        return []
+        return _notes_on_log(recorder, destination) + _notes(outputs)
     finally:
         os.fsync(destination)
-    return notes
 
 
 def _notes_on_log(recorder: LogRecorder, destination: int) -> list[str]:
@@ -311,11 +321,20 @@ def _notes_on_log(recorder: LogRecorder, destination: int) -> list[str]:
     try:
         recorder.record(destination)
     except GivenUp as reason:
-        at_start = not os.fstat(destination).st_size
-        text = f"[knit: the rest of the log not received: {reason}]\n"
-        _write(destination, (text if at_start else f"\n{text}").encode("utf-8", "replace"))
-        return [f"log: it is incomplete: {reason}"]
+        return _given_up(destination, str(reason))
+    except DeadlineExceeded:
+        return [] if recorder.is_waiting else _given_up(destination, "stopped")
+    finally:
+        _forget_signals()
     return recorder.notes()
+
+
+def _given_up(destination: int, reason: str) -> list[str]:
+    """Marks in the log that its rest is missing; gives the note that says so."""
+    at_start = not os.fstat(destination).st_size
+    text = f"[knit: the rest of the log not received: {reason}]\n"
+    _write(destination, (text if at_start else f"\n{text}").encode("utf-8", "replace"))
+    return [f"log: it is incomplete: {reason}"]
 
 
 def _notes(outputs: str) -> list[str]:

@@ -9,6 +9,7 @@ TERMINATION_LOG = "/dev/termination-log"
 """Kubernetes creates this file, and shows its content beside the container's exit code."""
 
 _MAX_BYTES = 4096  # Kubernetes reads no more
+_LEAST_LINE_BYTES = 80  # less of a line says nothing
 
 
 def report(sentence: str, termination_log: str = TERMINATION_LOG) -> None:
@@ -23,15 +24,30 @@ def report(sentence: str, termination_log: str = TERMINATION_LOG) -> None:
 
 
 def write_notes(lines: list[str], termination_log: str = TERMINATION_LOG) -> None:
-    """Writes these lines to the termination log, as many whole ones as fit into 4 KiB."""
+    """Writes as much of these lines to the termination log as fits into 4 KiB.
+
+    Of each its share, and what others leave of theirs; what is cut ends in "…". As
+    `program/main.go`.
+    """
+    encoded = [line.encode("utf-8", "replace") for line in lines]
     content = b""
-    for line in lines:
-        more = line.encode("utf-8", "replace") + b"\n"
-        if len(content) + len(more) > _MAX_BYTES:
+    for at, line in enumerate(encoded):
+        room = _MAX_BYTES - len(content)
+        share = max(room // (len(encoded) - at), _LEAST_LINE_BYTES)
+        if room < min(share, len(line) + 1):
             break
-        content += more
+        room -= sum(min(share, len(later) + 1) for later in encoded[at + 1 :])
+        content += _cut(line, max(room, share) - 1) + b"\n"
     if content:
         _write(content, termination_log)
+
+
+def _cut(line: bytes, most: int) -> bytes:
+    """Shortens a line to so many bytes, at a character."""
+    if len(line) <= most:
+        return line
+    mark = "…".encode()
+    return line[: most - len(mark)].decode("utf-8", "ignore").encode() + mark
 
 
 def _write(content: bytes, termination_log: str) -> None:

@@ -182,7 +182,9 @@ class ClusterInstallation:
         )
         is_one = re.compile(f".*-{TRANSFER_ID}{suffix}").fullmatch
         if left := [name for name in found.split() if is_one(name)]:
-            self._cluster.delete(*left, "--grace-period=1")
+            # With their own grace, in which they undo what was cut: what a restore has written half
+            # would be other content to the next one, for good.
+            self._cluster.delete(*left)
 
     # --- what they are told ---------------------------------------------------------------------
 

@@ -46,6 +46,9 @@ _QUIET: Final = timedelta(seconds=5)
 _SHORTEST_DELETION: Final = {"gracePeriodSeconds": 1}
 """The shortest deletion that the kubelet confirms. With 0 the pod would vanish while its process
 may still be writing, and its claim could be removed meanwhile."""
+_DELETION_OF_WRITER: Final[JsonObject] = {}
+"""With the grace of the pod itself, in which the agent undoes an upload that was cut. Killed within
+it, half an upload would stay, which no later one may replace. Otherwise it ends at once."""
 
 
 class TransferPods:
@@ -87,7 +90,7 @@ class TransferPods:
 
     async def close(self, transfer: Transfer) -> None:
         """Deletes the pod; the Secret is garbage-collected with it."""
-        await self._server.delete("Pod", transfer.name, _SHORTEST_DELETION)
+        await self._server.delete("Pod", transfer.name, deletion_of(transfer))
 
     async def _create(self, transfer: Transfer) -> None:
         """Creates the pod and its Secret; raises BackendRejected where there is no claim."""
@@ -174,6 +177,11 @@ class TransferPods:
             return await why_pending(self._server, pod)
         except BackendUnavailable:
             return None  # they only explain
+
+
+def deletion_of(transfer: Transfer) -> JsonObject:
+    """Gives the DeleteOptions of the pod of a transfer."""
+    return _DELETION_OF_WRITER if transfer.mode is TransferMode.WRITE else _SHORTEST_DELETION
 
 
 def _is_late(pod: JsonObject) -> bool:

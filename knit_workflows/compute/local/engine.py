@@ -25,8 +25,9 @@ _COMMAND_TIMEOUT: Final = 20.0
 """Seconds after which an engine counts as unresponsive."""
 _MAX_LINE: Final = 60_000
 """Bytes of a line of an `--env-file`; that of Go's scanner, which all engines use, is 65,536."""
+_MIN_CPUS: Final = Decimal("0.01")
 _MIN_MEMORY: Final = 6 * 1024 * 1024
-"""Bytes; engines refuse less."""
+"""Bytes; engines refuse less of either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +181,8 @@ def _limits(pod: RunPod, dialect: str) -> Iterator[str]:
         amount = parse_quantity(text)
         if name == "cpu" and amount > 0:
             # Some engines refuse more than the machine has.
-            yield from ("--cpus", f"{min(amount, Decimal(os.cpu_count() or 1)):f}")
+            cpus = min(max(amount, _MIN_CPUS), Decimal(os.cpu_count() or 1))
+            yield from ("--cpus", f"{cpus:f}")
         elif name == "memory" and amount > 0:
             size = str(max(int(amount), _MIN_MEMORY))
             yield from ("--memory", size, "--memory-swap", size)

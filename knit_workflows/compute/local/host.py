@@ -12,7 +12,7 @@ from typing import Final
 
 from knit_workflows.compute.base import RunPod
 from knit_workflows.compute.local.folders import StateFolder
-from knit_workflows.compute.local.supervisor import IN_SANDBOX
+from knit_workflows.compute.local.supervisor import CARRIED, IN_SANDBOX, WITH_ENVIRONMENT
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.domain.volumes import Volume
 from knit_workflows.provision.sandbox import PACKAGE, install_advice
@@ -64,6 +64,9 @@ def sandbox_command(pod: RunPod, state: StateFolder, settings: LocalSettings) ->
     if not user_command:
         # There is no image that could have a command of its own.
         user_command = ("sh", "-c", f"echo '{PREFIX}… images need an entrypoint or args'; exit 127")
+    if pod.env:
+        python = (sys.executable, "-I", "-S", "-c", WITH_ENVIRONMENT)
+        user_command = (*python, str(len(pod.env)), *user_command)
     inner = ("/bin/sh", "-c", IN_SANDBOX, "sh", *user_command)
     return SandboxCommand(
         (bubblewrap, "--args", "3", "--info-fd", "4", "--", *inner),
@@ -93,8 +96,10 @@ def _options(pod: RunPod, state: StateFolder, settings: LocalSettings) -> Iterat
         yield from ("--ro-bind-try", path, path)
     yield from _mounts(pod, state)
     yield from ("--chdir", "/tmp", "--clearenv")
-    for key, value in {**_environment(), **pod.env}.items():
+    for key, value in _environment().items():
         yield from ("--setenv", key, value)
+    for number, (key, value) in enumerate(pod.env.items()):
+        yield from ("--setenv", f"{CARRIED}{number}", f"{key}={value}")
 
 
 def _linked() -> Iterator[str]:

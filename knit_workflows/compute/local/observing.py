@@ -51,6 +51,8 @@ def _exit(reported: SupervisorState) -> Exit:
         return Exit(1, f"(container init-main) the output {reported.output_not_empty} is not empty")
     if reported.create_error is not None:
         return Exit(START_ERROR, f"(container main) CreateError: {reported.create_error}")
+    if reported.start_error is not None:
+        return Exit(START_ERROR, f"(container main) StartError: {reported.start_error}")
     assert reported.exit is not None
     code, copied = reported.exit
     if not reported.running:

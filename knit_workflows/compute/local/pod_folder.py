@@ -22,6 +22,7 @@ create-error TEXT               the container cannot be created
 "child-pid": PID                the first process in the sandbox
 running                         the user's command starts next
 container-state CODE OOM RUNNING    exit code and flags as the engine reports them
+start-error TEXT                the container has never started
 exited CODE COPIED              the end: exit codes of the container and of the log's copier
 ```
 All other lines are what programs wrote to stderr.
@@ -70,6 +71,7 @@ class SupervisorState:
     running: bool = False
     container_state: tuple[int, bool, bool] | None = None
     """Exit code, whether it was OOM-killed, whether it still runs; as the engine reports."""
+    start_error: str | None = None
     exit: tuple[int, int] | None = None
     """Exit codes of the container and of the log's copier."""
     ended_at: datetime | None = None
@@ -134,6 +136,8 @@ def parse_state(lines: str) -> SupervisorState:
             case "container-state" if len(parts) == 3:
                 container_state = (int(parts[0]), parts[1] == "true", parts[2] == "true")
                 reported = replace(reported, container_state=container_state)
+            case "start-error":
+                reported = replace(reported, start_error=text)
             case "exited" if len(parts) == 2:
                 reported = replace(reported, exit=(int(parts[0]), int(parts[1])))
             case _ if sandbox:

@@ -49,13 +49,15 @@ start_copier() {
   fi
   exec 5<&-
 }
-finish() {
+drain() {
   exec 6>&-
   copied=0
   if [ -n "$log" ]; then
     wait "$copier"
     copied=$?
   fi
+}
+finish() {
   printf 'exited %s %s\n' "$1" "$copied" >&9
   exit
 }
@@ -73,7 +75,9 @@ SANDBOX: Final = (
     + r"""
 start_copier
 "$@" >&6 4>&9 6>&- </dev/null
-finish $?
+code=$?
+drain
+finish "$code"
 """
 )
 """… COMMAND… runs; it writes the number of its first process to 4, and `running` to 9."""
@@ -82,6 +86,32 @@ IN_SANDBOX: Final = 'echo running >&9; exec 2>&1 3<&- 4>&- 9>&-; exec "$@"'
 """First command inside a sandbox: reports that it runs, and becomes the user's command.
 
 Until then stderr goes to the state, from then on to the log.
+"""
+
+CARRIED: Final = "KNIT_CARRIED_"
+WITH_ENVIRONMENT: Final = rf"""
+import errno, os, signal, sys
+given = [os.environb.pop(b"{CARRIED}%d" % n) for n in range(int(sys.argv[1]))]
+os.environb.update(one.split(b"=", 1) for one in given)
+for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
+    signal.signal(ignored, signal.SIG_DFL)
+command = sys.argv[2:]
+try:
+    os.execvpe(command[0], command, os.environb)
+except FileNotFoundError:
+    code, why = 127, "not found"
+except OSError as error:
+    code, why = 126, error.strerror
+    if error.errno == errno.ENOEXEC and error.filename:
+        os.execv("/bin/sh", ["sh", error.filename, *command[1:]])
+print(f"{{command[0]}}: {{why}}", file=sys.stderr)
+sys.exit(code)
+"""
+"""For Python, COUNT COMMAND…: gives the command the variables of the pod, then becomes it.
+
+They come as `KNIT_CARRIED_0=NAME=VALUE` and so on. For a shell may drop those whose names are no
+names to it (`my.var`, `A-B`), and puts values of its own into others (`IFS`, `PWD`). A command line
+such as that of `env` would show them to everybody on the machine.
 """
 
 CONTAINER: Final = (
@@ -147,14 +177,36 @@ until message=$("$engine" create "$@" 2>&1 >/dev/null </dev/fd/3); do
   "$engine" container inspect "$name" >/dev/null 2>&1 </dev/null && break
 done
 exec 3<&-
+start_and_attach() { "$engine" start --attach --sig-proxy=false "$name" "$@" </dev/null; }
+# Without a log its last line on stderr is kept, since that may be why it has not started.
+start_without_log() {
+  message= code=
+  told=$({ start_and_attach 2>&1 >&6 6>&-; printf '\n%s\n' "$?"; } | tail -c 700)
+  while read -r line; do
+    [ -z "$line" ] || { message=$code; code=$line; }
+  done <<END
+$told
+END
+}
 start_copier
 echo running >&9
-"$engine" start --attach --sig-proxy=false "$name" >&6 2>&1 6>&- </dev/null
-code=$?
-exec 6>&-
+if [ -n "$log" ]; then
+  start_and_attach >&6 2>&1 6>&-
+  code=$?
+else
+  start_without_log
+fi
+drain
 if [ "$code" != 0 ]; then
-  printf 'container-state %s\n' "$("$engine" inspect --format \
-    '{{.State.ExitCode}} {{.State.OOMKilled}} {{.State.Running}}' "$name")" >&9
+  state=$("$engine" inspect --format \
+    '{{.State.ExitCode}} {{.State.OOMKilled}} {{.State.Running}} {{.State.Status}}' "$name")
+  printf 'container-state %s\n' "${state% *}" >&9
+  case ${state##* } in
+  created | configured | initialized)
+    [ -z "$log" ] || message=$(tail -c 700 "$log" | tail -n 1)
+    printf 'start-error %.600s\n' "${message:-the container engine gives no reason}" >&9
+    ;;
+  esac
 fi
 finish "$code"
 """

@@ -15,8 +15,9 @@ const lostAndFound = "lost+found"
 
 // check keeps a Run from writing into Data that exists already, and finds outputs that share one
 // volume.
-func check(folders []string) int {
-	if why := firstProblem(folders); why != "" {
+func check(outputs []output) int {
+	folders := foldersOf(outputs)
+	if why := named(firstProblem(folders), outputs); why != "" {
 		report(why)
 		return 1
 	}

@@ -1,7 +1,8 @@
 // Command knit-pod is what knit runs where no interpreter can be assumed: in front of a Plan's
 // command, and beside it. It is linked statically and uses the standard library only.
 //
-//	knit-pod check FOLDER...               succeeds if all are empty folders; opens them to all users
+//	knit-pod check --as [OUTPUT FOLDER]... succeeds if all are empty folders; opens them to all users
+//	knit-pod check FOLDER...               the same, as older workers ask for it
 //	knit-pod record SHARE LOG [OUTPUT FOLDER]...
 //	                                       puts itself into SHARE, then writes the log
 //	knit-pod admit SHARE [OUTPUT FOLDER]...
@@ -20,17 +21,21 @@ import (
 	"os"
 	"runtime/debug"
 	"strconv"
+	"unicode/utf8"
 )
 
 const (
 	exitWrongUse = 2
 	// What container runtimes give for a command that cannot be started.
 	exitCannotStart = 128
+	// Of the 64 MiB that a container of knit's may use, pages of the log included.
+	memoryBytes = 40 << 20
 )
 
 func main() {
-	// Two or three buffers are all there is: memory is not worth a collection.
+	// Two or three buffers are all there is, but for a scan: memory is seldom worth a collection.
 	debug.SetGCPercent(400)
+	debug.SetMemoryLimit(memoryBytes)
 	os.Exit(dispatch(os.Args[1:]))
 }
 
@@ -38,8 +43,10 @@ func dispatch(words []string) int {
 	if len(words) > 0 {
 		verb, rest := words[0], words[1:]
 		switch {
+		case verb == "check" && len(rest) > 2 && rest[0] == "--as" && len(rest)%2 == 1:
+			return check(pairs(rest[1:]))
 		case verb == "check" && len(rest) > 0:
-			return check(rest)
+			return check(asThemselves(rest))
 		case verb == "record" && len(rest) >= 2 && len(rest)%2 == 0:
 			return record(rest[0], rest[1], pairs(rest[2:]))
 		case verb == "admit" && len(rest) >= 1 && len(rest)%2 == 1:
@@ -71,10 +78,29 @@ func pairs(words []string) []output {
 	return found
 }
 
+func asThemselves(folders []string) []output {
+	var found []output
+	for _, folder := range folders {
+		found = append(found, output{folder, folder})
+	}
+	return found
+}
+
+func foldersOf(outputs []output) []string {
+	var found []string
+	for _, each := range outputs {
+		found = append(found, each.folder)
+	}
+	return found
+}
+
 // Kubernetes makes this file, and shows its content beside the container's exit code.
 var terminationLog = "/dev/termination-log"
 
-const terminationBytes = 4096
+const (
+	terminationBytes = 4096
+	leastLineBytes   = 80 // less of a line says nothing
+)
 
 func init() {
 	if path := os.Getenv("KNIT_TERMINATION_LOG"); path != "" && os.Getpid() != 1 {
@@ -98,16 +124,34 @@ func writeTerminationLog(text string) {
 	file.WriteString(text[:min(len(text), terminationBytes)])
 }
 
-// writeNotes writes as many whole lines as Kubernetes shows.
+// writeNotes writes as much of these lines as Kubernetes shows: of each its share, and what others
+// leave of theirs. As knit_workflows/pod/termination.py.
 func writeNotes(lines []string) {
 	text := ""
-	for _, line := range lines {
-		if len(text)+len(line)+1 > terminationBytes {
+	for at, line := range lines {
+		room := terminationBytes - len(text)
+		share := max(room/(len(lines)-at), leastLineBytes)
+		if room < min(share, len(line)+1) {
 			break
 		}
-		text += line + "\n"
+		for _, later := range lines[at+1:] {
+			room -= min(share, len(later)+1)
+		}
+		text += cut(line, max(room, share)-1) + "\n"
 	}
 	if text != "" {
 		writeTerminationLog(text)
 	}
+}
+
+// cut shortens a line to so many bytes, at a character.
+func cut(line string, most int) string {
+	if len(line) <= most {
+		return line
+	}
+	end := most - len("…")
+	for end > 0 && !utf8.RuneStart(line[end]) {
+		end--
+	}
+	return line[:end] + "…"
 }

@@ -56,10 +56,7 @@ func meet(share string) (connection int) {
 
 // permit tells the other container whether its command may start: if all folders are empty.
 func permit(connection int, folders []string, outputs []output) bool {
-	var ofOutputs []string
-	for _, each := range outputs {
-		ofOutputs = append(ofOutputs, each.folder)
-	}
+	ofOutputs := foldersOf(outputs)
 	why := named(firstProblem(append(folders, ofOutputs...)), outputs)
 	if why == "" {
 		open(ofOutputs)

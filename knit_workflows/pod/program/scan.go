@@ -13,6 +13,7 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+	"unsafe"
 )
 
 // As knit_workflows/archive/scan.py, which scans the outputs of Runs on one machine and of Plans
@@ -22,12 +23,15 @@ const (
 	maxEntries   = 200_000
 	maxScan      = 2 * time.Second
 	maxNameChars = 120
+	// Bytes of the names of folders that wait to be visited; the one in Python has the room.
+	maxWaiting = 16 << 20
 )
 
 type entry struct{ path, kind string }
 
 type scan struct {
 	entries    int
+	waiting    int // bytes, see maxWaiting
 	leftOut    []entry
 	kinds      map[string]int
 	incomplete string
@@ -70,6 +74,7 @@ func (s *scan) walk(fd int, path string) error {
 		return err
 	}
 	for _, name := range subfolders {
+		s.waiting -= waitingBytes(name)
 		below := filepath.Join(path, name)
 		inner, err := openFolder(fd, name)
 		if err != nil {
@@ -100,6 +105,9 @@ func (s *scan) look(folder *os.File, path string) (subfolders []string, err erro
 				return nil, err
 			}
 			if each.IsDir() {
+				if err := s.wait(each.Name()); err != nil {
+					return nil, err
+				}
 				subfolders = append(subfolders, each.Name())
 			} else if kind := leftOutKind(each.Type()); kind != "" {
 				s.leaveOut(filepath.Join(path, each.Name()), kind)
@@ -127,6 +135,18 @@ func (s *scan) count() error {
 	s.entries++
 	return nil
 }
+
+// wait notes that the name of a folder is kept until it is visited.
+func (s *scan) wait(name string) error {
+	s.waiting += waitingBytes(name)
+	if s.waiting > maxWaiting {
+		s.incomplete = "it has too many folders, after " + thousands(s.entries) + " entries"
+		return errEnough
+	}
+	return nil
+}
+
+func waitingBytes(name string) int { return len(name) + int(unsafe.Sizeof(name)) }
 
 func (s *scan) leaveOut(path, kind string) {
 	s.kinds[kind]++

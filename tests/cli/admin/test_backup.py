@@ -159,6 +159,8 @@ def test_a_command_leaves_the_pods_of_another_alone(cluster: Cluster, tmp_path: 
     gone = [word for words in others if words[0] == "delete" for word in words]
     assert not [pod for pod in made[0] if pod.startswith("pod/") and pod[4:] in gone]
     assert "pod/knitid-1-read-backup12ab" in gone  # has ended, as the next call has asked
+    [deleted] = [words for words in others if "pod/knitid-1-read-backup12ab" in words]
+    assert not [word for word in deleted if word.startswith("--grace-period")]  # it may undo
     assert "pod/other" not in gone
     asked = [words for words in others if "--field-selector" in words]
     assert all(words[-1] == "status.phase!=Running,status.phase!=Pending" for words in asked)

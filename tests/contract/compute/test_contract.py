@@ -223,13 +223,17 @@ async def test_a_container_sees_its_environment_only(
     """What hooks gave it is there, what knit's own process has is not."""
     monkeypatch.setenv("KNIT_SECRET", "do not tell")
     given = {"FROM_HOOK": "a b=c", "OTHER": "line\nbreak", "QUOTED": " #'\"$x`\\ ", "NONE": ""}
-    pod = await pods.make("env", env=given)
+    # A shell drops the first two of these, and has a value of its own for the third.
+    given |= {"my.var": "1", "A-B": "2", "IFS": ":"}
+    pod = await pods.make(command=("env",), env=given)
     assert (await pods.ran(pod)).phase is Phase.SUCCEEDED
     seen = await pods.file(pod.log, "log")
     assert "FROM_HOOK=a b=c\n" in seen
     assert "QUOTED= #'\"$x`\\ \n" in seen
     assert "NONE=\n" in seen
     assert "OTHER=line\nbreak\n" in seen
+    assert {"my.var=1", "A-B=2", "IFS=:"} <= set(seen.splitlines())
+    assert "KNIT_" not in seen
     assert "do not tell" not in seen
 
 
@@ -297,6 +301,18 @@ async def test_a_failing_command_is_an_outcome(pods: Pods) -> None:
     assert end.phase is Phase.FAILED
     assert end.exit is not None
     assert (end.exit.code, end.exit.message) == (3, "(container main) Error")
+
+
+@pytest.mark.needs(Ability.IMAGES)
+@pytest.mark.parametrize("log", [True, False])
+async def test_a_command_that_cannot_be_started_says_why(pods: Pods, *, log: bool) -> None:
+    """In the words of who could not start it, whether there is a log or not."""
+    pod = await pods.make(command=("/nonexistent/x", "y"), log=log)
+    end = await pods.ran(pod)
+    assert end.exit is not None
+    assert end.exit.code == 128
+    assert "/nonexistent/x" in end.exit.message
+    assert "no such file or directory" in end.exit.message.lower()
 
 
 async def test_a_killed_command_ends_with_128_and_the_signal(pods: Pods) -> None:

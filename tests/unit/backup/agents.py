@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 from knit_workflows.archive.volume import ServedVolume
 from knit_workflows.compute.base import Endpoint, Transfer
+from knit_workflows.compute.kubernetes.transfers import deletion_of
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable, TransferNotReady
 from knit_workflows.domain.volumes import Volume, VolumeOptions
 from knit_workflows.pod.agent import AgentServer
@@ -82,3 +87,62 @@ class Agents:
         if server is not None:
             await asyncio.to_thread(server.shutdown)
             server.server_close()
+
+
+SLOW = """
+import os, runpy, sys, time
+def unlink(*names, unlink=os.unlink, **options):
+    time.sleep(0.1)
+    unlink(*names, **options)
+os.unlink = unlink
+runpy.run_module("knit_workflows.pod.agent", run_name="__main__")
+"""
+
+
+class SlowAgents(Agents):
+    """Agents that are processes and take long to undo what was cut.
+
+    They are ended as the kubelet ends the containers of a pod that is deleted.
+    """
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self._processes: dict[str, subprocess.Popen[str]] = {}
+        self._ending: list[threading.Thread] = []
+
+    async def aclose(self) -> None:
+        for one in self._ending:
+            await asyncio.to_thread(one.join)
+
+    async def open_transfer(self, transfer: Transfer) -> Endpoint:
+        if (former := self._processes.get(transfer.name)) is not None and former.poll() is None:
+            raise TransferNotReady("an earlier transfer pod is being deleted")
+        path = self.root / transfer.volume.name
+        process = subprocess.Popen(
+            [sys.executable, "-c", SLOW, "--path", path, "--mode", transfer.mode, "--port", "0"],
+            env={**os.environ, "KNIT_TRANSFER_TOKEN": transfer.token},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        port = re.search(r"port (\d+)", await asyncio.to_thread(process.stderr.readline))
+        assert port is not None
+        self._processes[transfer.name] = process
+        return Endpoint(f"http://127.0.0.1:{port[1]}/")
+
+    async def close_transfer(self, transfer: Transfer) -> None:
+        grace = deletion_of(transfer).get("gracePeriodSeconds", 40)
+        process = self._processes[transfer.name]
+        process.terminate()
+        self._ending.append(threading.Thread(target=_end, args=(process, grace)))
+        self._ending[-1].start()
+
+
+def _end(process: subprocess.Popen[str], grace: float) -> None:
+    try:
+        process.wait(grace)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    assert process.stderr is not None
+    process.stderr.close()

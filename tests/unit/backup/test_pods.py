@@ -26,7 +26,7 @@ from knit_workflows.backup.volumes import (
 )
 from knit_workflows.compute.base import ComputeBackend
 from knit_workflows.domain.volumes import Volume, VolumeOptions
-from tests.unit.backup.agents import Agents
+from tests.unit.backup.agents import Agents, SlowAgents
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.patient  # a server per volume
@@ -221,6 +221,28 @@ def test_what_an_agent_refuses_is_told(tmp_path: Path):
         with pytest.raises(VolumeUnreadable, match="data-knitid-x: 400 "):
             volumes.write(Volume("data-knitid-x", "x"), iter([b"no archive at all" * 100]))
         assert not list((tmp_path / "w" / "data-knitid-x").iterdir())
+
+
+def test_what_was_cut_is_undone_before_its_agent_goes(tmp_path: Path):
+    """Else the next restore would find half of it, and leave it as other content."""
+    folder = tmp_path / "v"
+    folder.mkdir()
+    for number in range(40):
+        (folder / f"{number:02}").write_bytes(bytes([number]) * 10_000)
+    whole = b"".join(archive.iter_pack(folder))
+    volume = Volume("data-knitid-x", "x")
+    (tmp_path / "w" / volume.name).mkdir(parents=True)
+
+    def cut() -> Iterator[bytes]:
+        yield whole[:300_000]
+        raise KeyboardInterrupt
+
+    volumes = PodVolumes(cast(ComputeBackend, SlowAgents(tmp_path / "w")))
+    with volumes.at_work():
+        with pytest.raises(KeyboardInterrupt):
+            volumes.write(volume, cut())
+        volumes.write(volume, iter([whole]))
+    assert b"".join(archive.iter_pack(tmp_path / "w" / volume.name)) == whole
 
 
 def test_folders_are_volumes_too(tmp_path: Path):

@@ -522,6 +522,43 @@ def test_sigterm_ends_it_and_undoes_a_half_done_upload(
     upload.close()
 
 
+@pytest.mark.patient
+def test_sigterm_ends_it_at_once_if_it_has_nothing_to_do(start: Start) -> None:
+    """A pod may live for a minute after it was deleted, and its claim as long."""
+    agent = start("write", grace=PATIENCE)
+    with closing(agent.connect()) as idle:
+        idle.request("GET", "/healthz")
+        assert idle.getresponse().read() == b"{}"
+        agent.process.send_signal(signal.SIGTERM)
+        assert agent.process.wait(PATIENCE / 2) == 0
+
+
+HELD_UP = """
+import builtins, runpy, sys
+def load(name, *rest, load=builtins.__import__, **more):
+    if name == "argparse":
+        print("loading", flush=True)
+        sys.stdin.readline()
+    return load(name, *rest, **more)
+builtins.__import__ = load
+runpy.run_module("knit_workflows.pod.agent", run_name="__main__")
+"""
+
+
+@pytest.mark.patient
+def test_sigterm_is_not_lost_while_it_starts(root: Path) -> None:
+    """The first process of a container gets no signal that it neither handles nor blocks."""
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", HELD_UP, "--path", root, "--mode", "write", "--port", "0"]
+    environ = {**os.environ, "KNIT_TRANSFER_TOKEN": SECRET}
+    with subprocess.Popen(command, cwd=REPOSITORY, env=environ, stdin=pipe, stdout=pipe) as agent:
+        assert agent.stdout is not None
+        assert agent.stdout.readline() == b"loading\n"
+        agent.send_signal(signal.SIGTERM)
+        agent.communicate(b"\n", timeout=PATIENCE)
+    assert agent.returncode == 0  # not killed by it: it was kept, and obeyed
+
+
 def test_a_request_that_comes_as_it_ends_is_told(root: Path) -> None:
     """It has decided to; whoever had its connection by then hears it, and may try another one."""
     with AgentServer(ServedVolume(root), "read", SECRET, 0, idle=0) as server:

@@ -435,12 +435,34 @@ def test_it_tells_what_of_the_outputs_cannot_be_kept(server: Api, process, tmp_p
     )
 
 
-def test_a_termination_log_holds_whole_lines(tmp_path: Path) -> None:
-    """As many as Kubernetes reads."""
+def noted(tmp_path: Path, *lines: str) -> list[str]:
     log = tmp_path / "termination-log"
-    log.touch()
-    write_notes(["x" * 2000, "y" * 2000, "z" * 2000], str(log))
-    assert log.read_text().split("\n") == ["x" * 2000, "y" * 2000, ""]
+    log.write_bytes(b"")
+    write_notes(list(lines), str(log))
+    content = log.read_bytes()
+    assert len(content) <= 4096  # Kubernetes reads no more
+    *whole, end = content.decode().split("\n")
+    assert end == ""
+    return whole
+
+
+def test_notes_that_fit_are_whole(tmp_path: Path) -> None:
+    lines = ["x" * 2047, "y" * 2047]
+    assert noted(tmp_path, *lines) == lines
+    assert noted(tmp_path, "x" * 4095) == ["x" * 4095]
+
+
+def test_a_long_note_is_cut_and_keeps_no_other_from_being_read(tmp_path: Path) -> None:
+    """Each has a share, and what others leave of theirs."""
+    assert noted(tmp_path, "é" * 5000) == ["é" * 2046 + "…"]
+    assert noted(tmp_path, "x" * 5000, "short", "last") == [f"{'x' * 4081}…", "short", "last"]
+    assert noted(tmp_path, "short", "é" * 5000, "last") == ["short", "é" * 2040 + "…", "last"]
+    thirds = noted(tmp_path, "x" * 2000, "y" * 2000, "z" * 2000)
+    assert [line[0] + line[-1] for line in thirds] == ["x…", "y…", "z…"]
+    assert all(len(line.encode()) > 1360 for line in thirds)
+    many = noted(tmp_path, *(f"{number:03} " + "x" * 300 for number in range(200)))
+    assert len(many) == 51
+    assert all(len(line.encode()) == 79 for line in many[:-1])
 
 
 def test_a_log_that_exists_is_not_overwritten(process, tmp_path: Path) -> None:
@@ -505,24 +527,47 @@ def test_a_kubelet_that_waits_at_the_end_of_an_old_file_is_asked_again(
 
 
 @pytest.mark.patient
-def test_sigterm_leaves_five_seconds_to_read_on(
+def test_after_sigterm_it_reads_on_until_the_program_has_ended(
     server: Api, process, tmp_path: Path, until
 ) -> None:
+    """Which may be granted minutes."""
     told = threading.Event()
-    server.logs = [
-        [*lines(0, 2), lambda: told.wait(PATIENCE), *lines(2, 4), lambda: told.wait(PATIENCE)]
-    ]
-    release = threading.Event()
-    server.logs[0][-1] = lambda: release.wait(3 * PATIENCE)
+    server.logs = [[*lines(0, 2), lambda: told.wait(PATIENCE), *lines(2, 4)], lines(0, 4)]
     running = process(tmp_path / "log")
     until(lambda: (tmp_path / "log").exists() and (tmp_path / "log").read_bytes() == plain(0, 2))
-    before = time.monotonic()
     running.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        running.wait(6)
     told.set()
     assert running.wait(PATIENCE) == 0
-    assert time.monotonic() - before > 4.5
     assert (tmp_path / "log").read_bytes() == plain(0, 4)
-    release.set()
+    assert (tmp_path / "termination-log").read_text() == ""
+
+
+MARK = "[knit: the rest of the log not received: stopped]\n"
+
+
+@pytest.mark.patient
+@pytest.mark.parametrize(
+    ("knows", "log", "note"),
+    [(True, "", ""), (False, MARK, "log: it is incomplete: stopped\n")],
+)
+def test_after_sigterm_it_does_not_wait_for_a_start(
+    server: Api, process, tmp_path: Path, until, *, knows: bool, log: str, note: str
+) -> None:
+    """If the API does not say that the program has not started, it may have."""
+    kept = threading.Event()
+    server.watches = [[pod("waiting"), lambda: kept.wait(PATIENCE)]] if knows else [503]
+    running = process(tmp_path / "log")
+    until(lambda: server.requests)
+    time.sleep(0.5)  # it has heard the answer
+    running.send_signal(signal.SIGTERM)
+    try:
+        assert running.wait(PATIENCE) == 0
+    finally:
+        kept.set()
+    assert (tmp_path / "log").read_text() == log
+    assert (tmp_path / "termination-log").read_text() == note
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from knit_workflows.archive.scan import scan, scan_note
+from knit_workflows.pod.termination import write_notes
 from knit_workflows.provision.go_build import GoPrograms, build_if_needed
 from tests.waiting import PATIENCE
 
@@ -319,6 +320,13 @@ def test_the_check_alone(program: Path, tmp_path: Path) -> None:
         words = [program, "check", *(tmp_path / name for name in names)]
         return subprocess.run(words, capture_output=True, text=True)
 
+    def check_as(*names: str) -> subprocess.CompletedProcess[str]:
+        pairs = [word for name in names for word in (f"/plan/{name}", tmp_path / name)]
+        return subprocess.run([program, "check", "--as", *pairs], capture_output=True, text=True)
+
+    (tmp_path / "fine").chmod(0o700)
+    assert check_as("fine", "disk").returncode == 0
+    assert (tmp_path / "fine").stat().st_mode & 0o777 == 0o777
     assert check("fine", "disk").returncode == 0
     for name, why in (
         ("full", "is not empty: it has 'x' in it"),
@@ -329,6 +337,9 @@ def test_the_check_alone(program: Path, tmp_path: Path) -> None:
         done = check("fine", name)
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.startswith(f"{tmp_path / name} {why}")
+        done = check_as("fine", name)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(f"/plan/{name} {why}")  # as people know it
     assert check().returncode == 2
 
 
@@ -348,6 +359,60 @@ os.mknod("null", 0o20600, os.makedev(1, 3)) if os.geteuid() == 0 else None
     assert room.whole("python3", "-c", script, str(out))[0] == 0
     assert room.said("nurse") == scan_note("/out", scan(out)) + "\n"
     assert " not kept: " in room.said("nurse")
+
+
+def test_a_scan_of_many_folders_stays_within_the_memory_of_its_container(
+    room: Room, until: Callable[[Callable[[], bool]], None]
+) -> None:
+    """Which is 64 MiB: names of folders to be visited take a quarter, pages of the log the rest."""
+    noted = room.path / "nurse"
+    noted.unlink()
+    os.mkfifo(noted)  # so that it waits, when it has scanned, until somebody reads that
+    nurse = room.record()
+    main = room.run("sh", "-c", "read line", stdin=subprocess.PIPE)
+    until(lambda: (room.path / "log" / "log").exists())
+    out = os.open(room.path / "out", os.O_RDONLY)
+    for number in range(130_000):
+        os.mkdir(f"{number:06}" + "x" * 182, dir_fd=out)
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(f"/proc/self/fd/{out}/s")  # there is something to note, however far it gets
+    os.close(out)
+    main.communicate(b"\n", timeout=PATIENCE)
+    with noted.open() as said:
+        status = Path(f"/proc/{nurse.pid}/status").read_text()
+        note = said.read()
+    assert "it was not scanned to the end: it " in note
+    peak = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert peak is not None
+    assert int(peak[1]) < 40 << 10
+
+
+def test_a_long_note_leaves_the_others_their_share(room: Room) -> None:
+    """As in Python."""
+    out = room.path / "out"
+    script = r"""
+import os, socket, sys
+os.chdir(sys.argv[1])
+for n in range(20):
+    name = f"{n:02}" + "\u00e9" * 118
+    os.mkdir(name); os.chdir(name); s = socket.socket(socket.AF_UNIX); s.bind("s"); os.chdir("..")
+"""
+    subprocess.run(["python3", "-c", script, str(out)], check=True)
+    share, log = room.path / "share", room.path / "log"
+    (room.path / "made").mkdir()
+
+    pairs = [word for number in range(3) for word in (f"/out{number}", room.path / "made")]
+    nurse = room.start("nurse", room.program, "record", share, log, *pairs)
+    subprocess.run([room.program, "ready", share], check=True)
+    main = room.run("mv", *(str(path) for path in out.iterdir()), str(room.path / "made"))
+    main.communicate(timeout=PATIENCE)
+    assert (main.returncode, nurse.wait(PATIENCE)) == (0, 0)
+    lines = [scan_note(f"/out{number}", scan(room.path / "made")) for number in range(3)]
+    expected = room.path / "expected"
+    expected.touch()
+    write_notes(lines, str(expected))
+    assert (room.path / "nurse").read_bytes() == expected.read_bytes()
+    assert len(room.said("nurse").splitlines()) == 3
 
 
 def test_without_a_log_the_program_becomes_the_command(room: Room) -> None:

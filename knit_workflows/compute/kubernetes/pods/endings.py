@@ -1,9 +1,10 @@
 """How the pod of a Run ended: by itself and with what, or taken away; pure.
 
 `main` decides, and the pod has ended once the log sidecar has, too, so that the log is complete; if
-the sidecar fails, the log is noted to be incomplete. What an admission webhook has added does not
-count: a native sidecar is told to end once they have ended, and how it obeys says nothing about the
-Run; an ordinary container that goes on for ever is left behind, one that fails is noted.
+the sidecar fails or does not end, the log is noted to be incomplete. What an admission webhook has
+added does not count: a native sidecar is told to end once they have ended, and how it obeys says
+nothing about the Run; an ordinary container that goes on for ever is left behind, one that fails is
+noted.
 """
 
 from __future__ import annotations
@@ -29,6 +30,14 @@ _OWN: Final = frozenset({MAIN, LOG_SIDECAR})
 _CLOCKS_AGREE_TO: Final = timedelta(seconds=60)
 """How far a node's clock may be from the control plane's, or from what a container says of its end:
 what ended longer than this before its pod was taken away had ended by itself."""
+_LONGEST_FLUSH: Final = timedelta(minutes=10)
+"""How long the log sidecar may go on after `main`: more than a log ever took to reach its disk. It
+waits for ever if `main` ended without having reached it: a wrapper that a webhook has put before
+the command has failed, or `main` was killed in its first moment."""
+_UNREACHED_CODE: Final = 128
+_UNREACHED: Final = "knit's container "
+"""With these, its exit code and how its message begins, `main` ends if it cannot reach the sidecar,
+or if that goes away before it has let the command start (`pod/program/share.go`)."""
 _GIVEN_UP_BY_NODE: Final = frozenset(
     ("NodeAffinity", "NodeLost", "NodeShutdown", "Preempting", "Shutdown", "Terminated")
 ) | {"UnexpectedAdmissionError"}
@@ -75,15 +84,13 @@ def ending(
     if being_deleted(pod) or _is_disruption_target(pod):
         return None
     if could_not_start(status_of(pod, MAIN)):
-        if not _lacked_program(pod):
-            return Ending(_exit(pod, None, STUCK_CODE), _notes(pod), lingering=True)
-        if not _has_begun(status_of(pod, LOG_SIDECAR)):
+        if _has_program_in_front(pod) and not _has_begun(status_of(pod, LOG_SIDECAR)):
             return None  # its image may take a while: then it is there for the next pod
-        why = f"(container {LOG_SIDECAR}) started after {MAIN}, which cannot start without it"
-        exit = _exit(pod, why, STUCK_CODE)
+        why = _lacked_sidecar(pod)
+        exit = _exit(pod, why or None, STUCK_CODE)
         return Ending(exit, _notes(pod), lingering=True, disruption=why)
     if not all(map(_terminated, own)):
-        return None
+        return _without_its_log(pod, now)
     others = _others_alive(pod)
     if not others:
         if any(map(exit_code, own)):
@@ -95,6 +102,21 @@ def ending(
     left = f"{_containers(others)}, not of knit, did not end with the program: the pod is removed"
     exit = _exit(pod, None, STUCK_CODE)
     return Ending(exit, (*_notes(pod), left), lingering=True, oom_killed=_is_oom_killed(pod))
+
+
+def _without_its_log(pod: JsonObject, now: datetime) -> Ending | None:
+    """Gives the ending of a pod whose log sidecar goes on for too long after `main`."""
+    ended = finished_at(status_of(pod, MAIN))
+    if ended is None or now - ended < _LONGEST_FLUSH:
+        return None
+    verb = "end" if _has_begun(status_of(pod, LOG_SIDECAR)) else "start"
+    return Ending(
+        _exit(pod, None, STUCK_CODE),
+        (*_notes(pod), f"log: it may be incomplete: knit's container did not {verb}"),
+        lingering=True,
+        oom_killed=_is_oom_killed(pod),
+        disruption=_lacked_sidecar(pod),
+    )
 
 
 def has_final_phase(pod: JsonObject) -> bool:
@@ -147,7 +169,7 @@ def _judged(pod: JsonObject, job: JsonObject | None) -> Ending:
         exit,
         _notes(pod),
         oom_killed=_is_oom_killed(pod),
-        disruption=taken.disruption if taken else _disruption_by_node(pod),
+        disruption=taken.disruption if taken else _disruption_by_node(pod) or _lacked_sidecar(pod),
     )
 
 
@@ -216,22 +238,40 @@ def could_not_start(container: JsonObject) -> bool:
     return bool(terminated.get("exitCode")) and started is not None and started.year <= 1970
 
 
-def _lacked_program(pod: JsonObject) -> bool:
-    """Says whether `main` was to start before the sidecar, which lays the program in its place.
+def _lacked_sidecar(pod: JsonObject) -> str:
+    """Says why `main` did not start its command although nothing is wrong with that; else empty.
 
-    The kubelet goes on to the next container when it cannot start one, such as one whose image it
-    could not pull just now.
+    The sidecar lays the program in its place, and lets it start the command. It may die before, or
+    start too late: the kubelet goes on to the next container when it cannot start one, such as one
+    whose image it could not pull just now.
     """
+    if not _has_program_in_front(pod):
+        return ""
+    main, sidecar = status_of(pod, MAIN), status_of(pod, LOG_SIDECAR)
+    message: str = _terminated(main).get("message") or ""
+    if exit_code(main) == _UNREACHED_CODE and message.startswith(_UNREACHED):
+        return f"(container {MAIN}) {message.splitlines()[0]}"
+    over = finished_at(main)
+    if not could_not_start(main) or over is None:
+        return ""
+    ended, began = finished_at(sidecar), _began_at(sidecar)
+    if ended is not None and ended <= over:
+        return f"(container {LOG_SIDECAR}) ended before {MAIN}, which cannot start without it"
+    if began is not None and began > over:
+        return f"(container {LOG_SIDECAR}) started after {MAIN}, which cannot start without it"
+    return ""
+
+
+def _has_program_in_front(pod: JsonObject) -> bool:
+    """Says whether `main` begins with knit's program, which needs the sidecar."""
     containers = [one["name"] for one in pod["spec"]["containers"]]
     before = [one["name"] for one in pod["spec"].get("initContainers") or ()]
-    if LOG_SIDECAR not in containers or CHECK in before:
-        return False  # nothing is in front of the command
-    sidecar, over = status_of(pod, LOG_SIDECAR), finished_at(status_of(pod, MAIN))
-    if not _has_begun(sidecar):
-        return True
-    state = sidecar["state"]
-    began = instant((state.get("running") or state.get("terminated") or {}).get("startedAt"))
-    return began is not None and over is not None and began > over
+    return LOG_SIDECAR in containers and CHECK not in before
+
+
+def _began_at(container: JsonObject) -> datetime | None:
+    state = container.get("state") or {}
+    return instant((state.get("running") or state.get("terminated") or {}).get("startedAt"))
 
 
 def _has_begun(container: JsonObject) -> bool:

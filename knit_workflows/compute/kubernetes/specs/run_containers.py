@@ -119,8 +119,7 @@ def supervisor(
     init container would cost a second more, since its end is noticed once a second.
     """
     seen = _below_outputs_folder(outputs)
-    pairs = zip(outputs, seen, strict=True)
-    words = [word for output, here in pairs for word in (output.path, here.path)]
+    words = _paths_and_folders(outputs, seen)
     ready = {"exec": {"command": [_PROGRAM, "ready", folder]}}
     verb = ["admit", folder] if log is None else ["record", folder, LOG_PATH]
     logs = [] if log is None else [Mount(LOG_PATH, log)]
@@ -141,9 +140,10 @@ def check_empty(writable: Sequence[Mount], settings: KubernetesSettings) -> Json
     One container for both (Knitfab has another, `init-log`): init containers run one after another,
     and the kubelet takes about a second to notice the end of each.
     """
+    seen = _below_outputs_folder(writable)
     return _own_container(CHECK, settings) | _static(settings) | {
-        "args": ["check", *(literal(mount.path) for mount in writable)],
-        "volumeMounts": mounts(writable, read_only=False),
+        "args": ["check", "--as", *map(literal, _paths_and_folders(writable, seen))],
+        "volumeMounts": mounts(seen, read_only=False),
     }  # fmt: skip
 
 
@@ -216,6 +216,12 @@ def resources(requests: Mapping[str, str], limits: Mapping[str, str]) -> JsonObj
 
 def _below_outputs_folder(outputs: Sequence[Mount]) -> list[Mount]:
     return [Mount(f"{OUTPUTS_FOLDER}{mount.path}", mount.volume) for mount in outputs]
+
+
+def _paths_and_folders(outputs: Sequence[Mount], seen: Sequence[Mount]) -> list[str]:
+    """Gives the path of each output in the Plan, each before that in a container of knit's."""
+    pairs = zip(outputs, seen, strict=True)
+    return [word for output, here in pairs for word in (output.path, here.path)]
 
 
 def _from_field(name: str, path: str) -> JsonObject:

@@ -46,6 +46,8 @@ class FakeApiServer:
         """What was sent in dry runs, which keep nothing."""
         self.tokens: list[dict] = []
         """What was asked for as TokenRequest."""
+        self.deletions: list[dict] = []
+        """The DeleteOptions of each deletion."""
         self.oldest = 0
         self.watched: deque[bytes] = deque()
         self._history: list[tuple[int, str, str, dict]] = []
@@ -160,7 +162,8 @@ class FakeApiServer:
         thing = merged(self.objects[collection, name], body)
         return web.json_response(self.put(collection, thing))
 
-    def _delete(self, request: web.Request, collection: str, name: str, _: dict) -> web.Response:
+    def _delete(self, request: web.Request, collection: str, name: str, body: dict) -> web.Response:
+        self.deletions.append(body)
         if name and (collection, name) not in self.objects:
             return self._status(404, "not found")
         for each in [name] if name else [n for n, _ in self._selected(request, collection)]:

@@ -373,6 +373,24 @@ class TestWatch:
         assert (last.phase, last.lingering) == (Phase.SUCCEEDED, True)
         await backend.aclose()
 
+    @pytest.mark.patient
+    async def test_a_log_that_never_ends_is_given_up_after_a_while(self, api, settings):
+        """Without any change that would tell."""
+        often = {"resync_period": timedelta(seconds=0.1)}
+        backend = KubernetesBackend(settings.model_copy(update=often))
+        await backend.open()
+        nearly = datetime.now(UTC) - timedelta(minutes=10) + timedelta(seconds=2)
+        ended = {"exitCode": 1, "finishedAt": nearly.isoformat()}
+        with_pod(api, "Running", {"terminated": ended})
+        pod = api.objects["pods", f"{POD.name}-x"]
+        pod["spec"]["containers"].append({"name": "nurse"})
+        pod["status"]["containerStatuses"].append({"name": "nurse", "state": RUNNING})
+        async with asyncio.timeout(20), aclosing(backend.watch(POD.name)) as watch:
+            assert (await anext(watch)).phase is Phase.RUNNING
+            last = await anext(watch)
+        assert (last.phase, last.lingering) == (Phase.FAILED, True)
+        await backend.aclose()
+
     async def test_a_broken_watch_goes_on(self, api, backend, phases):
         with_pod(api, "Running", RUNNING)
         await until(lambda: phases and api.watches == 2)
@@ -731,6 +749,12 @@ class TestTransfers:
         self.put(api, phase="Failed", containerStatuses=[{"name": "dataagt", "state": broken}])
         with pytest.raises(BackendRejected, match="no such folder"):
             await backend.open_transfer(TRANSFER)
+
+    async def test_what_is_written_has_the_time_to_be_undone(self, api, backend):
+        """The grace of the pod's own, 40 s; a reader has nothing to undo."""
+        for transfer in (TRANSFER, replace(TRANSFER, mode=TransferMode.WRITE, name="w")):
+            await backend.close_transfer(transfer)
+        assert api.deletions == [{"gracePeriodSeconds": 1}, {}]
 
     async def test_closing_twice_is_fine(self, api, backend):
         await self.opening(backend)

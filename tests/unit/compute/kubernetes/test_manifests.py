@@ -179,10 +179,23 @@ def test_outputs_and_log_are_checked_to_be_empty_before_main():
     ):
         (check,) = spec_of(pod, settings)["initContainers"]
         assert check["command"] == ["knit-pod"]
-        assert check["args"] == ["check", *paths]
+        named = [word for path in paths for word in (path, f"/outputs{path}")]
+        assert check["args"] == ["check", "--as", *named]
         assert check["volumeMounts"] == [
-            {"name": name, "mountPath": path, "readOnly": False} for path, name in paths.items()
+            {"name": name, "mountPath": f"/outputs{path}", "readOnly": False}
+            for path, name in paths.items()
         ]
+
+
+@pytest.mark.parametrize("path", ["/usr/local", "/usr/local/bin", "/usr", "/knit-pod"])
+def test_no_output_hides_knits_own_program(path: str):
+    """Which lies there in knit's image: the container could not even be started."""
+    outputs = (Mount(path, OUT),)
+    for pod in (POD, ENTRYPOINT_OF_THE_IMAGE, replace(ENTRYPOINT_OF_THE_IMAGE, log=None)):
+        spec = spec_of(replace(pod, outputs=outputs))
+        for each in [*spec["containers"], *spec.get("initContainers", [])]:
+            if each["name"] != "main":
+                assert path not in [one["mountPath"] for one in each["volumeMounts"]]
 
 
 def test_without_a_log_the_nurse_lets_main_start_and_no_more():

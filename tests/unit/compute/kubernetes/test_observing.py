@@ -116,6 +116,34 @@ class TestPhases:
         assert Milestone.ENDED in observation.timeline
         assert Milestone.LOGGED not in observation.timeline
 
+    @pytest.mark.parametrize(
+        ("main", "nurse", "expected", "verb"),
+        [
+            (ended(0), RUNNING, Exit(0, ""), "end"),
+            (ended(1), RUNNING, Exit(1, "(container main) Error"), "end"),
+            (
+                ended(137),
+                waiting("ImagePullBackOff"),
+                Exit(137, "(container main) killed by signal 9 (SIGKILL)"),
+                "start",
+            ),
+        ],
+    )
+    def test_a_log_that_is_never_complete_is_not_waited_for_for_ever(
+        self, main, nurse, expected, verb
+    ):
+        """As where a webhook's wrapper failed before it had started knit's program."""
+        thing = pod("Running", main=main, nurse=nurse)
+        early = observe_pod(thing, (), NOW + timedelta(minutes=9))
+        assert early.phase is Phase.RUNNING
+        late = observe_pod(thing, (), NOW + timedelta(hours=1))
+        assert (late.exit, late.lingering, late.disruption) == (expected, True, "")
+        assert late.notes == (f"log: it may be incomplete: knit's container did not {verb}",)
+
+    def test_nor_is_a_pod_that_is_being_taken_away_judged_by_it(self):
+        thing = pod("Running", main=ended(1), nurse=RUNNING, conditions=[TARGET])
+        assert observe_pod(thing, (), NOW + timedelta(hours=1)).phase is Phase.RUNNING
+
     def test_succeeded(self):
         observation = seen(pod("Succeeded", main=ended(0), nurse=ended(0)))
         assert observation.phase is Phase.SUCCEEDED
@@ -178,6 +206,43 @@ class TestPhases:
         # With an init container nothing is in front of the command: it is the command's fault.
         thing["spec"]["initContainers"] = [{"name": "init-main"}]
         assert (seen(thing).phase, seen(thing).disruption) == (Phase.FAILED, "")
+
+    @pytest.mark.parametrize(
+        "message",
+        [
+            "knit's container cannot be reached: Connection refused",
+            "knit's container has gone away",
+        ],
+    )
+    def test_a_command_that_never_ran_because_the_nurse_had_died_is_run_again(self, message):
+        thing = pod("Failed", main=ended(128, message=message), nurse=ended(137, "OOMKilled"))
+        observation = seen(thing)
+        assert observation.disruption == f"(container main) {message}"
+        assert observation.exit == Exit(
+            128, f"(container main) Error: {message}; (container nurse) OOMKilled"
+        )
+        # One that cannot be reached although it runs does not end by itself.
+        thing = pod("Running", main=ended(128, message=message), nurse=RUNNING)
+        late = observe_pod(thing, (), NOW + timedelta(hours=1))
+        assert (late.disruption, late.lingering) == (observation.disruption, True)
+
+    def test_what_a_command_says_of_itself_is_no_disruption(self):
+        for code, message in ((1, "knit's container has gone away"), (128, 'exec: "x": not found')):
+            thing = pod("Failed", main=ended(code, message=message), nurse=ended(0))
+            assert seen(thing).disruption == ""
+
+    def test_a_program_that_a_dead_nurse_has_not_laid_down_is_no_fault_of_the_command(self):
+        main = ended(128, "StartError", "exec: /.knit/knit-pod: no such file or directory")
+        main["terminated"]["startedAt"] = "1970-01-01T00:00:00Z"
+        nurse = ended(1, message="knit-pod: the program cannot be provided: No space left")
+        for phase in ("Running", "Failed"):
+            thing = pod(phase, main=main, nurse=nurse)
+            assert "(container nurse) ended before main" in seen(thing).disruption
+            assert "No space left" in seen(thing).exit.message
+            thing["spec"]["initContainers"] = [{"name": "init-main"}]
+            assert seen(thing).disruption == ""
+        later = ended(137, at=NOW + timedelta(seconds=2))
+        assert seen(pod("Failed", main=main, nurse=later)).disruption == ""
 
     def test_what_no_database_can_hold_is_replaced(self):
         thing = pod("Failed", main=ended(1, message="a\0b"), nurse=ended(0, message="c\0d\n"))

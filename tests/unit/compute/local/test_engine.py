@@ -148,6 +148,16 @@ def test_no_more_processors_than_there_are_are_asked_for(
     assert words[words.index("--cpus") + 1] == str(os.cpu_count())
 
 
+def test_no_less_is_asked_for_than_engines_grant(
+    make_pod: MakePod, state: StateFolder, settings: LocalSettings
+) -> None:
+    """A Plan may ask for 1m; engines refuse such a container, and so would every Run."""
+    pod = make_pod("true", resources={"cpu": "1m", "memory": "1Mi"})
+    words = create_arguments(pod, state, settings, "docker")
+    assert words[words.index("--cpus") + 1] == "0.01"
+    assert words[words.index("--memory") + 1] == str(6 << 20)
+
+
 @pytest.mark.parametrize(
     ("dialect", "words"),
     [("docker", ["--gpus", "2"]), ("podman", ["--device", "nvidia.com/gpu=all"])],

@@ -72,6 +72,15 @@ def test_a_pod_is_pending_until_its_command_is_started() -> None:
             Exit(1, "(container init-log) the log is not empty"),
         ),
         (
+            replace(
+                RUNNING,
+                exit=(125, 0),
+                container_state=(0, False, False),
+                start_error="no such file",
+            ),
+            Exit(128, "(container main) StartError: no such file"),
+        ),
+        (
             replace(STARTED, create_error="invalid mount"),
             Exit(128, "(container main) CreateError: invalid mount"),
         ),

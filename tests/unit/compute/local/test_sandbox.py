@@ -74,6 +74,50 @@ async def test_a_sandbox_sees_nothing_else(
     assert said.endswith("\n2\n")
 
 
+async def test_what_a_shell_would_change_of_the_environment_is_as_given(
+    backend: LocalBackend, settings: LocalSettings, make_pod: MakePod
+) -> None:
+    """And no command line shows it."""
+    env = {"my.var": "1", "IFS": ":", "PWD": "/nowhere", "PATH": "/usr/bin", "KNIT_CARRIED_0": "x"}
+    pod = replace(make_pod(""), entrypoint=("env",), args=(), env=env)
+    assert (await ended(backend, pod)).phase is Phase.SUCCEEDED
+    seen = dict(line.split("=", 1) for line in output(settings).splitlines())
+    assert seen.items() >= env.items()
+    assert seen["HOME"] == "/tmp"
+    assert not [name for name in seen if name.startswith("KNIT_")][1:]
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "log"),
+    [
+        (None, 127, "/in/x: not found\n"),
+        (b"", 126, "/in/x: Permission denied\n"),
+        (b"echo $my_var", 0, "1\n"),
+        (b"#!/bin/sh\nyes | head -n 1; exit 3", 3, "y\n"),
+    ],
+    ids=["none", "not executable", "without an interpreter", "usual"],
+)
+async def test_with_an_environment_a_command_starts_as_without(
+    backend: LocalBackend,
+    settings: LocalSettings,
+    make_pod: MakePod,
+    content: bytes | None,
+    code: int,
+    log: str,
+) -> None:
+    """Codes are those of a shell, and a broken pipe ends who writes to it."""
+    pod = replace(make_pod(""), entrypoint=("/in/x",), args=(), env={"my_var": "1"})
+    await backend.create_volume(pod.inputs[0].volume)
+    if content is not None:
+        path = settings.state / "volumes" / "pod-in" / "x"
+        path.write_bytes(content)
+        path.chmod(0o755 if content else 0o644)
+    end = await ended(backend, pod)
+    assert end.exit is not None
+    assert end.exit.code == code
+    assert output(settings) == log
+
+
 async def test_a_sandbox_has_no_capability(
     backend: LocalBackend, settings: LocalSettings, make_pod: MakePod
 ) -> None:
