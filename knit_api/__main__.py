@@ -162,6 +162,8 @@ class Server(uvicorn.Server):
             await cancel_and_wait(*self._following)
             await self._metrics.__aexit__(None, None, None)
         await super().shutdown(sockets)
+        # Here, since uvicorn then raises the signal once more, which ends the process.
+        await asyncio.to_thread(tracing.stop)
 
     async def _leave_when_older(self) -> None:
         """Ends the process once the database is newer; probes tell so first."""
@@ -264,7 +266,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ssl_context_factory=None if certificate is None else lambda *_: certificate.front(),
     )
     Server(config, deps, certificate, metrics).run()
-    tracing.stop()
     if deps.schema.reason is not None:
         log.error("API ended: %s", deps.schema.reason, extra={"action": "api_ended"})
         parser.exit(1)

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from knit_api.watchdog import wait_or_abandon
-from knit_workflows.domain.errors import KnitError
 from knit_workflows.domain.ports import ApiStore
 from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.metrics.instruments import DATABASE_UP, OLDEST_WAITING, RUNS
@@ -40,7 +39,7 @@ class Census:
             try:
                 await wait_or_abandon(self._take(), _TIMEOUT)
                 DATABASE_UP.set(1)
-            except (KnitError, TimeoutError) as error:
+            except Exception as error:  # noqa: BLE001  whatever it is, the other metrics are told
                 log.warning("Runs are not counted: %r", error, extra={"action": "not_counted"})
                 RUNS.clear()
                 OLDEST_WAITING.set(float("nan"))

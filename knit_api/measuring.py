@@ -14,6 +14,8 @@ EXTRA_API: Final = "(extra API)"
 """The route of all requests that are forwarded."""
 _NO_ROUTE: Final = "(none)"
 """That of requests which are refused before the path counts, or whose path nobody serves."""
+_PROBES: Final = frozenset({"/healthz", "/readyz"})
+"""A kubelet asks them all the time: no user waits for them, and most requests would be theirs."""
 _METHODS: Final = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 _KEY: Final = "knit.measured"
 
@@ -30,7 +32,7 @@ class _Measured:
 
 
 class MeasuringMiddleware:
-    """Measures how long each request takes until its response begins.
+    """Measures how long each request takes until its response begins, but for probes.
 
     The response itself may go on for as long as somebody follows a log.
     """
@@ -40,7 +42,7 @@ class MeasuringMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"] in _PROBES:
             await self._app(scope, receive, send)
             return
         clock = asyncio.get_running_loop().time
@@ -51,7 +53,7 @@ class MeasuringMiddleware:
                 measured.status, measured.answered_at = message["status"], clock()
             await send(message)
 
-        with tracing.serving(scope["method"], scope["path"], scope["headers"]) as traced:
+        with tracing.serving(scope["method"], scope["headers"]) as traced:
             try:
                 await self._app({**scope, _KEY: measured}, receive, sending)
             finally:

@@ -30,7 +30,7 @@ from knit_workflows.domain.errors import BackendRejected, KnitError, StoreMismat
 from knit_workflows.domain.ports import Store
 from knit_workflows.health import Health
 from knit_workflows.metrics import exposition
-from knit_workflows.metrics.instruments import OF_WORKERS
+from knit_workflows.metrics.instruments import OF_WORKERS, WORKER_READY
 from knit_workflows.plugin import (
     ALL_ROLES,
     WAITING_SLOTS,
@@ -122,8 +122,14 @@ class Ports:
             if self.health is not None:
                 await stack.enter_async_context(health.listening(self.health))
             component = f"worker {' '.join(sorted(roles))}"
+
+            async def refresh() -> None:
+                WORKER_READY.labels(component).set(0 if await health.problem() else 1)
+
             await stack.enter_async_context(
-                exposition.serving(self.metrics, component, OF_WORKERS, core_port=self.core)
+                exposition.serving(
+                    self.metrics, component, OF_WORKERS, core_port=self.core, refresh=refresh
+                )
             )
             yield
 

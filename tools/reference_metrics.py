@@ -41,7 +41,7 @@ def alert_rows() -> Iterator[tuple[str, str, str, str]]:
     for group in yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["groups"]:
         for rule in group["rules"]:
             told = f"{rule['annotations']['summary']} {rule['annotations']['description']}"
-            for label in ("role", "kind", "destination"):
+            for label in ("role", "component", "kind", "destination"):
                 told = told.replace(f"{{{{ $labels.{label} }}}}", label.upper())
             told = told.replace("{{ $value | humanizeDuration }}", "…")
             yield f"`{rule['alert']}`", rule["labels"]["severity"], rule.get("for", "–"), told

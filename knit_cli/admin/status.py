@@ -21,7 +21,7 @@ from knit_cli.admin.tls import certificates
 from knit_cli.admin.tls.certificates import CertificateRefused
 from knit_cli.admin.workloads import Workload
 from knit_cli.errors import CliError, printable
-from knit_cli.views.status import describe
+from knit_cli.views.status import attention, describe, details
 from knit_workflows.wire.base import to_wire
 from knit_workflows.wire.situation import InstallationStatus
 
@@ -148,7 +148,7 @@ def as_json(status: Status) -> dict[str, Any]:
 
 
 def shown(status: Status) -> RenderableType:
-    """Shows it to people: a row per release, a row per workload, the certificates."""
+    """Shows it to people: what needs attention, releases, workloads, certificates, the inside."""
     parts = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
     for heading in ("release", "status", "chart", "version"):
         parts.add_column(heading)
@@ -161,16 +161,25 @@ def shown(status: Status) -> RenderableType:
     for one in status.workloads:
         count = Text(f"{one.ready}/{one.wanted}", "green" if one.is_ready else "red")
         running.add_row(one.name, count, ", ".join(one.images))
-    troubles = [Text(one.trouble, "red") for one in status.workloads if one.trouble]
     ends = [Text(_until(name, at)) for name, at in status.certificates.items()]
-    if (record := status.frozen) is not None:
-        text = f"frozen since {record.since.isoformat()} by {record.by}: knit admin thaw"
-        troubles.append(Text(text, "red"))
-    inside = [] if status.inside is None else describe(status.inside)
-    if status.inside is None:
-        troubles += [Text(one, "red") for one in status.problems]
+    inside = [] if status.inside is None else _of_inside(status.inside)
     found = Text(printable("\n".join(inside)))
-    return Group(parts, Text(), running, *troubles, Text(), *ends, Text(), found)
+    return Group(*_troubles(status), parts, Text(), running, Text(), *ends, Text(), found)
+
+
+def _troubles(status: Status) -> list[Text]:
+    """Gives what needs attention, and an empty line; before all else, which may not fit."""
+    lines = []
+    if (record := status.frozen) is not None:
+        lines.append(f"frozen since {record.since.isoformat()} by {record.by}: knit admin thaw")
+    lines += attention(status.problems)
+    lines += [one.trouble for one in status.workloads if one.trouble]
+    return [*(Text(printable(one), "red") for one in lines), Text()] if lines else []
+
+
+def _of_inside(inside: InstallationStatus) -> list[str]:
+    """Gives its lines but for its problems, which have been shown."""
+    return details(inside) if inside.problems else describe(inside)
 
 
 def _ends(folder: SettingsFolder) -> dict[str, datetime]:

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 import typer
-from rich.console import RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.segment import SegmentLines
+from rich.text import Text
 
 from knit_cli.output import print_text
 
@@ -35,6 +37,8 @@ def watch(
 ) -> None:
     """Takes and shows until it is interrupted, or `take` raises.
 
+    What is higher than the terminal is shown without its end.
+
     Args:
         take: asks once more.
         render: shows it on a terminal.
@@ -48,5 +52,23 @@ def watch(
             time.sleep(every)
     with Live(auto_refresh=False) as live:
         while True:
-            live.update(render(take()), refresh=True)
+            live.update(fitted(render(take()), live.console), refresh=True)
             time.sleep(every)
+
+
+def fitted(shown: RenderableType, console: Console) -> RenderableType:
+    """Leaves out the lines at the end for which there is no room, and says how many."""
+    lines = console.render_lines(shown, pad=False)
+    room = console.size.height
+    if len(lines) <= room:
+        return shown
+    left_out = len(lines) - (room - 1)
+    return Group(
+        SegmentLines(lines[: room - 1], new_lines=True),
+        Text(
+            f"… {left_out} more lines: without --watch all are shown",
+            "dim",
+            overflow="ellipsis",
+            no_wrap=True,
+        ),
+    )

@@ -6,18 +6,25 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 from knit_workflows.disk import format_bytes
-from knit_workflows.wire.situation import InstallationStatus
+from knit_workflows.wire.situation import COUNTED, InstallationStatus
 
 _WORDS = 100
 """How much of a message is shown; `knit run show` shows all of it."""
 
 
 def describe(status: InstallationStatus) -> list[str]:
-    """Gives the lines: what needs attention, Runs, why they wait, failures, workers, the rest."""
+    """Gives the lines: what needs attention, then all else."""
+    return [*(attention(status.problems) or ["all is well"]), "", *details(status)]
+
+
+def attention(problems: Sequence[str]) -> list[str]:
+    """Gives a line for each thing that needs attention."""
+    return [f"! {one}" for one in problems]
+
+
+def details(status: InstallationStatus) -> list[str]:
+    """Gives the lines about Runs, why they wait, failures, workers, the rest."""
     return [
-        *(f"! {one}" for one in status.problems),
-        *([] if status.problems else ["all is well"]),
-        "",
         *_runs(status),
         *_held_up(status),
         *_ended(status),
@@ -62,7 +69,8 @@ def _held_up(status: InstallationStatus) -> Iterator[str]:
 def _ended(status: InstallationStatus) -> Iterator[str]:
     ended = status.ended
     yield ""
-    yield f"ended within {ended.hours} hours: {ended.done:,} done, {ended.failed:,} failed"
+    done, failed = _counted(ended.done), _counted(ended.failed)
+    yield f"ended within {ended.hours} hours: {done} done, {failed} failed"
     rows = []
     for one in ended.failures:
         words = "" if one.exit is None else f"exit code {one.exit.code}: {one.exit.message}"
@@ -91,9 +99,10 @@ def _rest(status: InstallationStatus) -> Iterator[str]:
     backlog, disk, versions = status.backlog, status.disk, status.versions
     oldest = _span(timedelta(seconds=backlog.oldest_event_seconds))
     yield (
-        f"to do: {backlog.events:,} commits to project"
+        f"to do: {_counted(backlog.events)} commits to project"
         + (f" (oldest for {oldest})" if backlog.events else "")
-        + f", {backlog.transfers:,} transfers open, {backlog.discarded:,} volumes to delete"
+        + f", {_counted(backlog.transfers)} transfers open"
+        + f", {_counted(backlog.discarded)} volumes to delete"
     )
     free = "" if disk.free is None else f"; its disk has {format_bytes(disk.free)} free"
     yield f"database: {format_bytes(disk.database)}{free}"
@@ -115,6 +124,10 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[s
     for row in every:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         yield "  ".join(cells).rstrip()
+
+
+def _counted(number: int) -> str:
+    return f"{number:,}" if number < COUNTED else f"{COUNTED:,} or more"
 
 
 def _short(message: str) -> str:

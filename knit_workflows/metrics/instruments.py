@@ -105,6 +105,13 @@ OLDEST_WAITING: Final = Gauge(
     registry=OF_API,
 )
 
+WORKER_READY: Final = Gauge(
+    "knit_worker_ready",
+    "Whether this worker can work: 1, or 0 while it waits for what it needs, such as Temporal or "
+    "the database; its log and `/readyz` name it. `component` is as in `knit_build_info`.",
+    ("component",),
+    registry=OF_WORKERS,
+)
 RUNS_ENDED: Final = Counter(
     "knit_runs_ended_total",
     "Runs with a container that this worker has ended, by `status`: `done` or `failed`.",

@@ -23,6 +23,8 @@ _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_E
 _PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _SPOKEN: Final = "http/protobuf"
 _TRUE: Final = "true"
+_NOT_TAKEN: Final = (ValueError, RuntimeError)
+"""What the SDK raises for values of its variables that it does not take."""
 
 _active: Tracing | None = None
 
@@ -57,7 +59,8 @@ def start(service: str, variables: Mapping[str, str]) -> None:
         variables: the environment; the SDK itself reads that of the process.
 
     Raises:
-        TracesRefused: the packages are missing, or another protocol is asked for.
+        TracesRefused: the packages are missing, another protocol is asked for, or a variable has
+            a value that the SDK does not take.
     """
     global _active
     if _active is not None or not is_wanted(variables):
@@ -75,11 +78,17 @@ def start(service: str, variables: Mapping[str, str]) -> None:
             f"traces are asked for, but {cause.name} is missing: pip install 'knit[traces]', or "
             "unset OTEL_EXPORTER_OTLP_ENDPOINT"
         ) from cause
-    _active = Tracing(service)
+    try:
+        _active = Tracing(service)
+    except _NOT_TAKEN as cause:
+        reason = str(cause).rstrip(".") or type(cause).__name__
+        raise TracesRefused(
+            f"traces cannot be set up: {reason}; correct the OTEL_… variables"
+        ) from cause
 
 
 def stop() -> None:
-    """Sends what has not been sent yet, for a few seconds at most; then nothing is traced."""
+    """Sends what has not been sent yet, for three seconds at most; then nothing is traced."""
     global _active
     ending, _active = _active, None
     if ending is not None:
@@ -107,9 +116,7 @@ def span(name: str, **attributes: str | int) -> Iterator[None]:
 
 
 @contextmanager
-def serving(
-    method: str, path: str, received: Iterable[tuple[bytes, bytes]]
-) -> Iterator[Served | None]:
+def serving(method: str, received: Iterable[tuple[bytes, bytes]]) -> Iterator[Served | None]:
     """Traces the service of a request, as part of its caller's trace if it names one.
 
     None: it is not traced.
@@ -118,7 +125,7 @@ def serving(
         yield None
         return
     served = Served()
-    with _active.serving(method, path, received, served):
+    with _active.serving(method, received, served):
         yield served
 
 
@@ -126,6 +133,12 @@ def name_command(name: str) -> None:
     """Says which command this is, once that is known."""
     if _active is not None:
         _active.rename(name)
+
+
+def end_command(code: int) -> None:
+    """Says with which exit code the command ends; all but 0 are errors."""
+    if _active is not None:
+        _active.exited(code)
 
 
 def interceptors() -> list[Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -25,10 +27,12 @@ from opentelemetry.util.types import Attributes
 from knit_workflows import names
 from knit_workflows.tracing import Served
 
-_LAST_WORDS: Final = 3000
-"""Milliseconds that a process which ends spends on sending spans."""
-_UNTRACED: Final = frozenset({"/healthz", "/readyz"})
-"""Probes: they come every few seconds, and tell nothing."""
+_LAST_WORDS: Final = 3.0
+"""Seconds that a process which ends spends on sending spans."""
+_SAID_EVERY: Final = 600.0
+"""Seconds without another line about a collector that does not take spans."""
+_COMPLAINING: Final = (OTLPSpanExporter.__module__, "opentelemetry.sdk._shared_internal")
+"""Loggers of what sends spans, and of the queue before it."""
 
 _wanted: ContextVar[int | None] = ContextVar("knit_trace_id", default=None)
 
@@ -76,6 +80,24 @@ class _RunSampler(Sampler):
         return self._chosen.get_description()
 
 
+class _SaidOnce(logging.Filter):
+    """Lets one line through, and none of the next ten minutes.
+
+    While a collector is away the SDK writes some twenty per minute, all of which say so.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said_at = float("-inf")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if time.monotonic() - self._said_at < _SAID_EVERY:
+            return False
+        self._said_at = time.monotonic()
+        record.msg = f"{record.msg} (more about traces is left out for ten minutes)"
+        return True
+
+
 class Tracing:
     """Traces one process; made once."""
 
@@ -89,14 +111,24 @@ class Tracing:
         )
         self._provider.sampler = _RunSampler(self._provider.sampler)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        said_once = _SaidOnce()
+        for name in _COMPLAINING:
+            logging.getLogger(name).addFilter(said_once)
         self.tracer = self._provider.get_tracer("knit", names.VERSION)
         self._propagator = TraceContextTextMapPropagator()
 
     def stop(self) -> None:
-        """Sends what is left, for some seconds at most."""
+        """Sends what is left, for three seconds at most."""
         # A collector that is away is no trouble of whoever ends.
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
-        self._provider.force_flush(_LAST_WORDS)
+        # The SDK heeds no time-out but that of an export, which is ten seconds.
+        ending = threading.Thread(target=self._end, name="last spans", daemon=True)
+        ending.start()
+        ending.join(_LAST_WORDS)
+
+    def _end(self) -> None:
+        self._provider.force_flush()
+        self._provider.shutdown()
 
     def headers(self) -> dict[str, str]:
         """Gives the headers of the current span."""
@@ -115,14 +147,18 @@ class Tracing:
         """Renames the current span."""
         trace.get_current_span().update_name(name)
 
+    def exited(self, code: int) -> None:
+        """Notes the exit code of the command whose span is current."""
+        one = trace.get_current_span()
+        one.set_attribute("process.exit.code", code)
+        if code:
+            one.set_status(Status(StatusCode.ERROR))
+
     @contextmanager
     def serving(
-        self, method: str, path: str, received: Iterable[tuple[bytes, bytes]], served: Served
+        self, method: str, received: Iterable[tuple[bytes, bytes]], served: Served
     ) -> Iterator[None]:
         """Traces the service of a request; its name and status are known at its end."""
-        if path in _UNTRACED:
-            yield
-            return
         carrier = {key.decode("latin-1"): value.decode("latin-1") for key, value in received}
         parent = self._propagator.extract(carrier, Context())
         about = {"http.request.method": method}

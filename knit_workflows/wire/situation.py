@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from pydantic import Field
 
 from knit_workflows.wire.base import Response, is_absent
 from knit_workflows.wire.runs import Exit
 from knit_workflows.wire.times import WireTime
+
+COUNTED: Final = 10_000
+"""What could be many is counted no further, as by `ports.SituationStore`; it may be more."""
 
 
 def _absent() -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import httpx
+import psycopg
 import pytest
 from prometheus_client.metrics import MetricWrapperBase
 
@@ -59,6 +60,14 @@ async def test_what_nobody_serves_counts_as_such(client: httpx.AsyncClient) -> N
     assert requests()[key] == before + 1
 
 
+async def test_probes_do_not_count(client: httpx.AsyncClient) -> None:
+    """There are more of them than of requests that somebody waits for."""
+    before = requests()
+    assert (await client.get("http://api.test/healthz")).status_code == 200
+    await client.get("http://api.test/readyz")
+    assert requests() == before
+
+
 async def test_a_made_up_method_makes_no_series(client: httpx.AsyncClient) -> None:
     await client.request("BREW", "/runs")
     assert not any(method == "BREW" for method, _, _ in requests())
@@ -109,12 +118,17 @@ async def test_a_count_is_kept_for_a_while(store: MemoryStore) -> None:
     assert samples(RUNS)[("waiting",)] == 0
 
 
-async def test_without_a_database_there_is_no_count(
-    store: MemoryStore, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    "problem",
+    [StoreUnavailable("it is away"), psycopg.errors.InsufficientPrivilege("run: SELECT")],
+    ids=["away", "a right is missing"],
+)
+async def test_without_a_count_the_database_is_not_up(
+    store: MemoryStore, caplog: pytest.LogCaptureFixture, problem: Exception
 ) -> None:
     census = Census(Lazy[ApiStore].of(store).get, kept=0)
     await census.refresh()
-    store.memory.broken = StoreUnavailable("it is away")
+    store.memory.broken = problem
     await census.refresh()
     assert samples(RUNS) == {}
     assert DATABASE_UP._value.get() == 0

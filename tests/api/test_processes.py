@@ -20,6 +20,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.otlp import collector
 from tests.waiting import PATIENCE
 
 MIB = 1 << 20
@@ -105,6 +106,24 @@ def test_it_starts_and_answers_while_everything_is_away_and_ends_when_told(tmp_p
         assert memory_of(running.pid, "VmRSS") <= 120
         running.end()
         assert running.process.returncode in (0, -signal.SIGTERM)
+
+
+@pytest.mark.patient
+def test_what_it_has_traced_is_sent_before_a_signal_ends_it(tmp_path: Path) -> None:
+    """uvicorn raises the signal once more, and what would follow is not carried out."""
+    with collector() as receiving:
+        traced = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": receiving.origin,
+            "OTEL_BSP_SCHEDULE_DELAY": "60000",
+            "NO_PROXY": "127.0.0.1",
+        }
+        with api(tmp_path, **NOBODY, **traced) as running:
+            with httpx.Client(base_url=running.url, trust_env=False, timeout=PATIENCE) as client:
+                assert client.get("/api/version").status_code == 200
+                assert client.get("/healthz").status_code == 200
+            running.end()
+            assert running.process.returncode in (0, -signal.SIGTERM)
+    assert [one.name for one in receiving.spans] == ["GET /api/version"]
 
 
 @pytest.mark.patient

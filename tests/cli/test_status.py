@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from datetime import timedelta
 
 import pytest
+from rich.console import Console
+from rich.text import Text
 
 from knit_cli.commands import watching
 from knit_cli.views.status import describe
 from knit_workflows.domain.errors import EngineUnavailable
+from knit_workflows.domain.ports import situation
 from knit_workflows.wire.situation import (
+    COUNTED,
     Backlog,
     Backups,
     Disk,
@@ -146,8 +151,39 @@ def test_watching_without_a_terminal_is_a_line_of_json_each_time(knit, api, monk
             },
             "at most 9 are under way at once, 3 of one Plan",
         ),
+        (
+            {"ended": EndedRuns(hours=24, done=COUNTED, failed=COUNTED - 1, failures=[])},
+            "ended within 24 hours: 10,000 or more done, 9,999 failed",
+        ),
+        (
+            {
+                "backlog": Backlog(
+                    events=COUNTED, oldest_event_seconds=9, transfers=COUNTED, discarded=COUNTED
+                )
+            },
+            "to do: 10,000 or more commits to project (oldest for 9 s), 10,000 or more transfers "
+            "open, 10,000 or more volumes to delete",
+        ),
     ],
 )
 def test_each_part_has_its_line(more, line):
     lines = describe(status(**more))
     assert line in lines
+
+
+def test_a_cap_is_known_as_such_on_both_sides():
+    assert COUNTED == situation.COUNTED
+
+
+@pytest.mark.parametrize(
+    ("height", "seen"),
+    [
+        (5, ["1", "2", "3", "4", "5"]),
+        (4, ["1", "2", "3", "… 2 more lines: without --watch all are shown"]),
+    ],
+)
+def test_watching_says_how_much_has_no_room(height, seen):
+    output = io.StringIO()
+    console = Console(file=output, width=80, height=height)
+    console.print(watching.fitted(Text("1\n2\n3\n4\n5"), console), end="")
+    assert output.getvalue().splitlines() == seen

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
 
 import pytest
 
 from knit_workflows import tracing
 from knit_workflows.tracing import TracesRefused
-from tests.otlp import traced
+from tests.otlp import collector, traced
+from tests.waiting import PATIENCE
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
 
@@ -31,6 +37,130 @@ def test_a_command_and_its_requests_are_one_trace(knit, api, monkeypatch):
     # After the end nothing is sent any more.
     knit("plan", "find")
     assert "traceparent" not in api.requests[-1].headers
+
+
+@pytest.mark.patient
+def test_requests_of_its_threads_are_part_of_a_commands_trace(knit, api, monkeypatch):
+    for number in range(3):
+        knit.write(
+            "plan.yaml",
+            f"image: step:{number}\ninputs: [{{path: /in, tags: ['k:{number}']}}]\n"
+            f"outputs: [{{path: /out, tags: ['k:{number + 1}']}}]\n",
+        )
+        plan = knit("plan", "apply", "plan.yaml").json["planId"]
+    with traced(monkeypatch) as receiving:
+        with tracing.span("knit"):
+            assert len(knit("plan", "graph", plan, "--format", "json").json["plans"]) == 3
+        tracing.stop()
+    [command] = [one for one in receiving.spans if not one.parent]
+    requests = [one for one in receiving.spans if one.name == "GET /api/plans/{plan_id}"]
+    assert len(requests) == 3
+    assert {one.parent for one in requests} == {command.id}
+
+
+def started(origin, *arguments, **variables):
+    """A real command that sends traces there."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "knit_cli", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ
+        | {"OTEL_EXPORTER_OTLP_ENDPOINT": origin, "NO_PROXY": "127.0.0.1"}
+        | variables,
+    )
+
+
+@pytest.mark.patient
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(("version",), 0), (("plan", "validate", "none.yaml"), 1)]
+)
+def test_a_command_that_fails_is_an_error_in_its_trace(arguments, code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with collector() as receiving, started(receiving.origin, *arguments) as process:
+        assert process.wait(PATIENCE) == code
+    [command] = receiving.spans
+    assert command.attributes["process.exit.code"] == str(code)
+    assert ("STATUS_CODE_ERROR" in command.whole) is bool(code)
+
+
+@pytest.mark.patient
+def test_the_completion_of_a_line_is_not_traced():
+    """Whoever has pressed TAB waits for it."""
+    completing = {"_KNIT_COMPLETE": "complete_bash", "COMP_WORDS": "knit da", "COMP_CWORD": "1"}
+    with collector() as receiving, started(receiving.origin, **completing) as process:
+        assert process.wait(PATIENCE) == 0
+    assert receiving.spans == []
+
+
+@contextmanager
+def silent():
+    """A collector that takes connections and says nothing: its socket, and its address."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening, f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@pytest.mark.patient
+def test_a_collector_that_says_nothing_is_waited_for_no_longer_than_promised(monkeypatch):
+    with silent() as (_, origin):
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", origin)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        tracing.start("knit-test", os.environ)
+        with tracing.span("knit"):
+            pass
+        begun = time.monotonic()
+        tracing.stop()
+        assert time.monotonic() - begun < 5  # three are promised; other tests run beside this one
+
+
+@pytest.mark.patient
+def test_whoever_does_not_wait_for_it_sees_no_traceback():
+    with silent() as (listening, origin), started(origin, "version") as process:
+        with listening.accept()[0]:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(PATIENCE) == 0
+        assert process.stderr.read() == ""
+
+
+@pytest.mark.patient
+def test_a_collector_that_is_away_is_told_of_once():
+    """Every span is a failure here, while the process works on."""
+    code = """if True:
+        import os, time
+        from knit_workflows import tracing
+        tracing.start("x", os.environ)
+        for _ in range(20):
+            with tracing.span("y"):
+                time.sleep(0.05)
+        tracing.stop()
+    """
+    often = {"OTEL_BSP_SCHEDULE_DELAY": "50", "OTEL_EXPORTER_OTLP_TIMEOUT": "0.3"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"} | often,
+    )
+    [line] = done.stderr.splitlines()
+    assert line.endswith(" (more about traces is left out for ten minutes)")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "4096"},
+        {"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "many"},
+        {"OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER": "none"},
+    ],
+)
+def test_a_value_that_the_sdk_does_not_take_is_refused_in_words(wrong, monkeypatch):
+    """Neither API nor workers end because of it."""
+    for name, value in wrong.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(TracesRefused, match=r"cannot be set up: \S.*; correct the OTEL_… var"):
+        tracing.start("x", ENDPOINT)
+    assert not tracing.is_on()
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,7 @@ async def test_a_worker_waits_says_for_what_and_then_works(
     finally:
         await asyncio.to_thread(worker.end)
     assert 'component="worker compute engine hooks interactive watch"' in told["knit_build_info"]
+    assert told["knit_worker_ready"].endswith(" 1.0")
     assert float(told["knit_database_connections_limit"].split()[-1]) > 0
     # What Temporal's core measures is there too, by the names that Prometheus wants.
     assert {"temporal_request_total", "temporal_request_latency_seconds_bucket"} <= told.keys()
@@ -97,11 +98,13 @@ async def metrics(port: int) -> dict[str, str]:
     return {re.split("[{ ]", line)[0]: line for line in lines}
 
 
-async def test_a_worker_that_waits_ends_when_it_is_told(tmp_path: Path) -> None:
-    nobody = {"TEMPORAL_ADDRESS": "127.0.0.1:1", "KNIT_COMPUTE__KIND": "memory"}
-    worker = WorkerProcess(nobody, tmp_path, arguments=("--patience", "1000"))
+async def test_a_worker_that_waits_is_not_ready_and_ends_when_it_is_told(tmp_path: Path) -> None:
+    nobody, port = {"TEMPORAL_ADDRESS": "127.0.0.1:1", "KNIT_COMPUTE__KIND": "memory"}, free_port()
+    arguments = ("--patience", "1000", "--metrics-address", f"127.0.0.1:{port}")
+    worker = WorkerProcess(nobody, tmp_path, arguments=arguments)
     worker.start()
     await until(lambda: "start_waits" in worker.log.read_text())
+    assert (await metrics(port))["knit_worker_ready"].endswith(" 0.0")
     await asyncio.to_thread(worker.end)
     assert worker.code == 0
 

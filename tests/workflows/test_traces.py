@@ -6,15 +6,28 @@ import pytest
 from temporalio.client import Client
 
 from knit_workflows import tracing
+from knit_workflows.domain.errors import BackendUnavailable
 from knit_workflows.domain.hooks import HookPhase, Hooks
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.settings import HookSettings
-from knit_workflows.testing import knit_environment, temporal
+from knit_workflows.testing import MemoryBackend, knit_environment, temporal
 from tests.otlp import traced
 from tests.receiver import receiver
 from tests.workflows.test_run import TRAIN
 
 pytestmark = pytest.mark.patient  # it needs a whole knit of its own
+
+
+class AwayOnce(MemoryBackend):
+    """Refuses the first call of one kind, with an error that is tried again."""
+
+    gone = True
+
+    async def release(self, pod_name: str) -> None:
+        if self.gone:
+            self.gone = False
+            raise BackendUnavailable("no container engine answers")
+        await super().release(pod_name)
 
 
 async def test_from_a_command_to_a_hook_and_a_run_as_a_trace(
@@ -27,7 +40,9 @@ async def test_from_a_command_to_a_hook_and_a_run_as_a_trace(
             config = plain.config()
             config["interceptors"] = tracing.interceptors()
             client = Client(**config)
-            async with knit_environment(postgres=postgres, client=client, hooks=settings) as knit:
+            async with knit_environment(
+                postgres=postgres, client=client, hooks=settings, backend=AwayOnce()
+            ) as knit:
                 url = hooked.url("/before")
                 await knit.store.hooks.configure(Hooks(before=(url,)))
                 with tracing.span("knit hook test"):
@@ -55,6 +70,9 @@ async def test_from_a_command_to_a_hook_and_a_run_as_a_trace(
     mine = [one for one in spans if one.trace == of_run]
     assert [one.name for one in mine if not one.parent] == ["StartWorkflow:knit.Run"]
     assert "RunActivity:knit.finalize_run" in {one.name for one in mine}
+    failed = [one for one in mine if "STATUS_CODE_ERROR" in one.whole]
+    assert [one.name.partition(":")[0] for one in failed] == ["RunActivity"]
+    assert "no container engine answers" in failed[0].whole
     call = next(one for one in mine if one.name == "POST hook")
     assert call.attributes["server.address"] == "127.0.0.1"
     assert not [one for one in spans if "drain_outbox" in one.name or "Projector" in one.name]

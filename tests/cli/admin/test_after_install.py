@@ -168,7 +168,7 @@ def test_status_on_a_terminal_is_for_people(installed: Admin, monkeypatch):
     ended = installed("status")
     assert ended.code == 1
     text = ended.out.decode()
-    assert "knit-api-x: api ended with exit code 3" in text
+    assert "knit-api-x: api ended with exit code 3" in text.splitlines()[0]
     assert "certs/server.crt is valid until" in text
     assert "0/1" in text
 
@@ -182,6 +182,18 @@ def test_status_tells_what_runs_inside_and_what_needs_attention(installed: Admin
     ended = installed("status")
     assert ended.code == 1
     assert json.loads(ended.out)["problems"] == ["no worker"]
+
+
+@pytest.mark.patient
+def test_on_a_terminal_what_needs_attention_comes_first_and_once(installed: Admin, monkeypatch):
+    """With --watch the end may be left out."""
+    deployment(installed, "knit-api", "knit-app")
+    inside = json.loads(installed.succeed("status").out)["inside"]
+    installed.tools.say("inside.json", json.dumps(inside | {"problems": ["no worker"]}))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    lines = installed("status").out.decode().splitlines()
+    assert [number for number, line in enumerate(lines) if "no worker" in line] == [0]
+    assert any(line.startswith("ended within 24 hours: 3 done") for line in lines)
 
 
 @pytest.mark.parametrize(

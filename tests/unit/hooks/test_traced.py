@@ -42,7 +42,7 @@ def test_nor_is_what_an_error_of_a_request_quotes(monkeypatch: pytest.MonkeyPatc
     with traced(monkeypatch) as collected:
         with (
             pytest.raises(LookupError),
-            tracing.serving("GET", f"/api/{SECRET}", [(b"authorization", SECRET.encode())]),
+            tracing.serving("GET", [(b"authorization", SECRET.encode())]),
         ):
             raise LookupError(f"no answer from https://idp.example/?code={SECRET}")
         tracing.stop()

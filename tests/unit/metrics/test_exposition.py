@@ -15,10 +15,12 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from knit_workflows.health import Health
 from knit_workflows.metrics import exposition
 from knit_workflows.metrics.exposition import Address, AddressInUse, listen, serving
 from knit_workflows.metrics.instruments import OF_API, OF_WORKERS
 from knit_workflows.names import VERSION
+from knit_workflows.worker import Ports
 
 
 async def ask(port: int | None, path: str = "/metrics") -> httpx.Response:
@@ -130,6 +132,25 @@ async def test_what_must_be_asked_for_is_asked_first() -> None:
         assert not asked
         await ask(port)
     assert asked == ["now"]
+
+
+async def test_a_worker_says_whether_it_is_ready() -> None:
+    """One that waits at its start is there, and can do nothing."""
+    health = Health()
+    listener = listen(Address("127.0.0.1", 0))
+    assert listener
+    port = listener.getsockname()[1]
+    ready = "knit_worker_ready[('component', 'worker compute engine')]"
+
+    async def fine() -> None:
+        """Nothing is wrong."""
+
+    async with Ports(metrics=listener).open(health, ["engine", "compute"]):
+        assert series((await ask(port)).text)[ready] == 0
+        health.is_up({"Temporal": fine})
+        assert series((await ask(port)).text)[ready] == 1
+        health.waits_for("it is ending")
+        assert series((await ask(port)).text)[ready] == 0
 
 
 async def test_without_an_address_nothing_is_served() -> None:

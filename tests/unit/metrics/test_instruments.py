@@ -10,7 +10,10 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from knit_workflows.metrics.instruments import EVERYWHERE, INSTRUMENTS, OF_API, OF_WORKERS
 
-UNITS = ("seconds", "bytes", "info", "connections", "limit", "calls", "open", "up", "runs", "total")
+UNITS = (
+    "seconds", "bytes", "info", "connections", "limit", "calls", "open", "up", "ready", "runs",
+    "total",
+)  # fmt: skip
 LABELS = {
     "version", "component", "state", "method", "route", "status", "direction", "outcome", "phase",
     "kind", "verb", "destination",
