@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import ast
 import inspect
+import json
 import re
 import sys
 import textwrap
@@ -110,7 +111,7 @@ def _command(words: tuple[str, ...], command: Any) -> list[str]:
 
 
 def _plain(piece: str) -> str:
-    return piece.replace("{", "").replace("}", "").replace("[[", "[").replace("]]", "]")
+    return piece.replace("{", "").replace("}", "")
 
 
 def _arguments(command: Any) -> str:
@@ -216,16 +217,30 @@ def _attribute_docs(model: type) -> dict[str, str]:
 
 
 def _default(value: object) -> str:
+    """Gives a default as it is written in the environment; –: there is nothing to write."""
     match value:
         case SecretStr():
             return f"`{value.get_secret_value()}`"
         case timedelta():
-            return f"`{value.total_seconds():g}` s"
-        case None | () | PodOptions():
+            return f"`{_duration(value)}`"
+        case None | () | "" | PodOptions():
             return "–"
         case bool():
             return f"`{str(value).lower()}`"
+        case tuple() | dict():
+            return f"`{json.dumps(value, default=str)}`"
     return "–" if value is PydanticUndefined else f"`{value}`"
+
+
+def _duration(span: timedelta) -> str:
+    minutes, seconds = divmod(span.total_seconds(), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [
+        f"{amount:g}{unit}"
+        for amount, unit in ((hours, "H"), (minutes, "M"), (seconds, "S"))
+        if amount
+    ]
+    return f"PT{''.join(parts) or '0S'}"
 
 
 # --- the Plan file ---

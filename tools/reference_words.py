@@ -22,14 +22,26 @@ broken connections, and the differences from Knitfab's command of the same name.
 | `~/.knit/profile` | the profiles by name, in YAML: `apiRoot`, `cert.ca` for a CA of its own, and \
 `token` or `tokenFile` for a token |
 | `~/.knit/credentials` | what `knit login` has obtained, by API |
-| `knitenv` | a project's defaults, in YAML: `tag` for Data, `resource` for `plan template` |
+| `knitenv` | a project's defaults, in YAML |
+
+`.knitprofile` and `knitenv` are looked for in this folder, then in those above it, each by itself.
+
+```yaml
+# knitenv
+tag: ["project:demo"]            # added to every Data that is pushed; used by plan template
+resource: {cpu: 4, memory: 8Gi}  # of plan template: cpu, memory, or any other resource
+```
+
+TIME is written like `2026-11-29`, `2026-11-29T09:00` (local time) or `2026-11-29T09:00:00+09:00`;
+DURATION like `2h45m`; AGE like `90d`, `2w` or `36h`.
 """
 
 SETTINGS: Final = """\
 What the API and the workers read from their environment when they start. `knit dev` sets them for
 the processes it starts, so a stack on a laptop needs none. API and workers of one knit must agree
-on `KNIT_STORE__URL` and the queues. Lists are JSON (`["/opt/data"]`), lengths of time are
-ISO 8601 (`PT15S`) or `HH:MM:SS`.
+on `KNIT_STORE__URL` and the queues. Lists and mappings are JSON (`["/opt/data"]`), lengths of time
+are ISO 8601 (`PT15S`, `PT10M`, `PT0S`) or `HH:MM:SS`. Defaults are written as they would be set; –
+stands for what is not set.
 
 Where Temporal is, and how to reach it, is Temporal's own to say: `TEMPORAL_ADDRESS`,
 `TEMPORAL_NAMESPACE`, `TEMPORAL_API_KEY`, `TEMPORAL_TLS_…`, or a profile in its configuration file.
@@ -240,6 +252,13 @@ meanwhile hides nothing else. A Run that changes between two pages appears again
 Data that is finished once the pages have come to the unfinished ones is on none of the rest: its
 place, by its time, is before them.
 
+Without `limit` a list is read and sent a thousand items at a time, in chunks if there are as many,
+so however long it is, it takes the API no more memory than a page. Each Data, or Run, that there is
+when the request comes is in it once, in the order of that instant and as it is when it is sent,
+whatever is added, changes or moves meanwhile; what is deleted is left out. If something fails on
+the way, the connection ends without the last chunk, and the array without its `]`. Over HTTP/1.0,
+which has no chunks, the list is put together first: 426 if it has more than 32 MiB.
+
 ## When the database is slow, or frozen
 
 A request waits for a database that works, up to a minute; one that does not answer at all is given
@@ -265,15 +284,23 @@ The API takes and gives what Knitfab v1.6 does, so its clients work. It differs 
 | devices in an archive are skipped, pipes become files | 400; pipes are kept |
 | another Content-Type of an upload is not looked at | 415 |
 | tag values with quotes make answers fail | escaped; control characters are refused (400) |
+| the tag `{"key": " knit#…"}` passes, and is read as knit's own | 400; it can be removed |
 | a Data shows one nomination | all of them |
 | `set` and `unset` of one resource: unset wins | set wins; no `cpu` or `memory`: the default |
 | waiting and deactivated Runs cannot be deleted | they can |
 | a stop that comes again, or too late, replaces the exit | the exit stays what it was |
 | a folder of static files is served at `/` | none |
 
-Beyond it are: `limit` and `cursor`, `/metadata`, `/lineage`, `/events`, `/priority`, `tag` of an
-upload, `confirm` and `dry_run` of a Plan, plain tar, `/api/hooks`, `/api/version`, `/healthz`,
-`/readyz`.
+Beyond it are:
+
+* of lists: `limit` and `cursor`;
+* of Data: `/metadata`, `/lineage`, `/purge`; `tag` and `Idempotency-Key` of an upload; archives as
+  plain tar; downloads compressed with zstd;
+* of Plans: `confirm` and `dry_run`; `/priority`, `/options`;
+* of Runs: `/events`, `/timing`; `offset` of a log;
+* `/api/adoptions`, `/api/trials`, `/api/hooks…`, `/api/tokens…`, `/api/audit`, `/api/whoami`,
+  `/api/completions`, `/api/status`, `/api/version`, `/healthz`, `/readyz`, and
+  `/.well-known/oauth-protected-resource`.
 
 ## Endpoints
 """

@@ -125,8 +125,10 @@ class SettingsFolder:
         return self.read_text(self.root / _NAMESPACE_FILE) or DEFAULT_NAMESPACE
 
     def save_namespace(self, namespace: str) -> None:
-        """Remembers the namespace."""
-        self.write(self.root / _NAMESPACE_FILE, f"{namespace}\n")
+        """Remembers the namespace, which marks the folder as complete."""
+        path = self.root / _NAMESPACE_FILE
+        if self.read_text(path) != namespace:
+            self.write(path, f"{namespace}\n")
 
     def write(self, path: Path, content: str | bytes) -> None:
         """Replaces a file of the folder atomically, readable by its owner only; raises BadInput."""

@@ -23,7 +23,11 @@ def _group() -> None:
 def init(
     context: typer.Context,
     knit_profile_file: Annotated[
-        str, typer.Argument(help="The knitprofile that your knit's administrator gave you.")
+        str,
+        typer.Argument(
+            metavar="KNIT_PROFILE_FILE",
+            help="The knitprofile that your knit's administrator gave you.",
+        ),
     ],
 ) -> None:
     """Save the profile in the store, and make this folder and all below use it."""

@@ -14,6 +14,8 @@ from knit_cli.plans.schema import SCHEMA_FILE
 from knit_workflows.domain.plans.rules import DEFAULT_RESOURCES
 from knit_workflows.wire.tags import Tag
 
+_EXTENDED = re.compile(r"[a-z][a-z0-9.-]*/[A-Za-z0-9._-]+")
+"""The name of an extended resource: nvidia.com/gpu."""
 _FLAG_WITH_VALUE = re.compile(r"-[^=/\s]*=(.*)", re.DOTALL)
 
 _FILL_IN = f"# Replace {PLACEHOLDER} by its name, which the archive does not contain."
@@ -141,7 +143,7 @@ def _document(
             "",
             "# resources: the most it may use of a node.",
             "resources:",
-            *(f"  {name}: {_quoted(resources[name])}" for name in DEFAULT_RESOURCES),
+            *(f"  {_key(name)}: {_quoted(text)}" for name, text in resources.items()),
             "",
             _TAIL,
         ]
@@ -160,6 +162,11 @@ def _mountpoints(name: str, mountpoints: Sequence[_Mountpoint]) -> list[str]:
 
 def _list(texts: Iterable[str]) -> str:
     return f"[{', '.join(_quoted(text) for text in texts)}]"
+
+
+def _key(name: str) -> str:
+    """Gives the name of a resource as a key of YAML: bare if it is a usual one."""
+    return name if name in DEFAULT_RESOURCES or _EXTENDED.fullmatch(name) else _quoted(name)
 
 
 def _quoted(text: str) -> str:

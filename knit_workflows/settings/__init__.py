@@ -106,6 +106,8 @@ def _fault(error: ErrorDetails) -> str:
         near = difflib.get_close_matches(variable, known, n=1, cutoff=0)
         return f"{variable} is not a setting of knit, {near[0]} is the nearest"
     shown = f" is {value!r}" if isinstance(value, str) and not _SECRET.search(variable) else ""
+    if error["type"] == "time_delta_parsing":
+        return f"{variable}{shown}: write a length of time like PT20S, PT0S or 00:00:20"
     return f"{variable}{shown}: {error['msg'].removeprefix('Value error, ')}"
 
 

@@ -129,6 +129,7 @@ class ExtraApisSettings(Group):
     """A request ends when nothing has moved for this long: a service that does not respond, a
     client that sends or takes nothing."""
     keep_alive: Grace = timedelta(seconds=4)
-    """How long a connection to a service waits for another request; 0: each has one of its own."""
+    """How long a connection to a service waits for another request. `PT0S`: each request has a
+    connection of its own."""
     max_requests: int = Field(default=256, ge=1)
     """The most requests that are forwarded at once; more are refused with 503."""

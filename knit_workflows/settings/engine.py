@@ -95,7 +95,7 @@ class EngineSettings(Group):
     """A transfer is aborted when its client has been silent for this long."""
     transfer_linger: Grace = timedelta(seconds=15)
     """How long a transfer pod stays after the last download from it: the next one of the same Data
-    starts at once. 0: not at all."""
+    starts at once. `PT0S`: not at all."""
     open_deadline: Span = timedelta(seconds=60)
     """How long a transfer may take to open: for its pod to start, on Kubernetes. Then it ends with
     the reason. Raise it where nodes are added on demand."""

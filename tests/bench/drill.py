@@ -45,7 +45,7 @@ async def drill() -> None:
                 restored = other.knit("admin", "restore", kept, "--json").json()
             assert restored["made"] == made["volumes"]
             with _step("verify"):
-                verified = other.knit("admin", "verify", "--dev", other.state, "--json").json()
+                verified = other.knit("admin", "verify", "--state", other.state, "--json").json()
             assert verified["findings"] == []
             assert _runs(other, plan_id) == before
             assert _contents(other) == contents

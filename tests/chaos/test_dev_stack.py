@@ -176,7 +176,7 @@ def test_temporal_loses_its_database(stack: DevStack, up: bool) -> None:
     until(says_so)
     runs.finish()
     # What is younger than a minute may be on its way; here everything arrives in a moment.
-    verify = ("admin", "verify", "--dev", stack.state, "--grace", "0")
+    verify = ("admin", "verify", "--state", stack.state, "--grace", "0")
     until(lambda: stack.knit(*verify, code=None).code == 0)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from knit_cli.admin.helm.foreign_releases import is_of_knit
 from tests.charts.helm import CHARTS, KUBERNETES, Helm, by_name, ci_values, objects, pods, program
 from tests.charts.schemas import write_schemas
 
@@ -51,6 +52,15 @@ def test_objects_are_valid_and_labelled(
         assert labels["app.kubernetes.io/managed-by"] == "Helm", name
         assert labels["app.kubernetes.io/instance"] == chart, name
         assert all(len(label) <= 63 for label in labels.values()), name
+
+
+@pytest.mark.parametrize(("chart", "values"), SHAPES)
+def test_its_release_is_not_taken_for_another_programs(
+    helm: Helm, chart: str, values: Path
+) -> None:
+    """By what helm records of it, from which hooks are left out."""
+    words = ("--values", values, "--kube-version", KUBERNETES, "--no-hooks")
+    assert is_of_knit(helm.run("template", chart, CHARTS / chart, *words).stdout)
 
 
 @pytest.mark.parametrize(("chart", "values"), SHAPES)

@@ -104,6 +104,24 @@ def test_scratch_gives_one_input_and_one_output(bare_knit):
     assert plan["outputs"] == [{"path": "/out", "tags": ["example:tag"]}]
 
 
+def test_every_resource_of_the_project_is_in_the_plan(bare_knit):
+    """Not only those that every Plan has: the Plan says what the project asks for."""
+    resources = "{nvidia.com/gpu: 2, ephemeral-storage: 5Gi, memory: 8Gi}"
+    bare_knit.write("knitenv", f"resource: {resources}")
+    ended = bare_knit("plan", "template", "--scratch")
+    wanted = {"cpu": "1", "memory": "8Gi", "nvidia.com/gpu": "2", "ephemeral-storage": "5Gi"}
+    assert yaml.safe_load(ended.out)["resources"] == wanted
+    bare_knit.write("plan.yaml", ended.out)
+    assert read_plan(bare_knit.cwd / "plan.yaml").spec.resources == wanted
+
+
+@pytest.mark.parametrize("name", ["yes", "1", "a: b", "a/b: c", "#x", "/", "/#"])
+def test_a_resource_with_an_odd_name_is_still_one_key(bare_knit, name):
+    bare_knit.write("knitenv", yaml.safe_dump({"resource": {name: "1"}}))
+    ended = bare_knit("plan", "template", "--scratch")
+    assert yaml.safe_load(ended.out)["resources"][name] == "1"
+
+
 def test_an_image_without_a_name_is_left_to_the_user(bare_knit):
     bare_knit.write("image.tar", docker_archive())
     ended = bare_knit("plan", "template", "-i", "image.tar")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from knit_workflows.settings import Settings, read_settings
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -17,7 +20,9 @@ PAGES = [
 ]
 PACKAGES = ("knit_workflows", "knit_api", "knit_cli")
 VARIABLE = re.compile(r"\bKNIT_[A-Z_]*[A-Z]\b(?![_…])")
-METAVARIABLES = {"KNIT_ID"}
+METAVARIABLES = {"KNIT_ID", "KNIT_PROFILE_FILE"}
+USAGE_WORD = r"[a-z-]+|\[OPTIONS\]|\[[A-Z_:]+\](\.\.\.)?|[A-Z_:]+(\.\.\.)?|yes\|no"
+"""A word of a command, or what stands for a value, perhaps one that may be left out."""
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 SKIPPED = {".git", ".venv", "__pycache__"}
 
@@ -110,6 +115,42 @@ def test_every_variable_outside_the_settings_is_read_somewhere(reference) -> Non
 
 def test_no_sentence_is_kept_for_a_setting_that_is_gone(reference) -> None:
     assert set(reference.SETTINGS_WORDS) - reference.setting_names() == set()
+
+
+@pytest.mark.parametrize("name", ["settings.md", "hooks.md"])
+def test_every_default_can_be_copied(reference, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set as that variable it is accepted, and means what the code has without it."""
+    page = (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(KNIT_\w+)` \| (.*?) \|", page, re.MULTILINE)
+    shown_defaults = {one: shown for one, shown in rows if one in reference.setting_names()}
+    assert len(shown_defaults) > 5
+    for variable in [one for one in os.environ if one.startswith("KNIT_")]:
+        monkeypatch.delenv(variable)
+    for variable, shown in shown_defaults.items():
+        if shown == "–":
+            continue
+        text = re.fullmatch(r"`([^`]+)`", shown)
+        assert text is not None, f"{variable}: {shown}"
+        with monkeypatch.context() as context:
+            context.setenv(variable, text[1])
+            assert setting(variable) == setting(variable, Settings.model_construct()), variable
+
+
+def setting(variable: str, settings: object = None) -> object:
+    """The value of a setting, as the environment says, or in these settings."""
+    found = read_settings() if settings is None else settings
+    for part in variable.removeprefix("KNIT_").lower().split("__"):
+        found = getattr(found, part)
+    return found
+
+
+def test_every_usage_line_is_well_formed(reference) -> None:
+    """As `--help` and the reference have it: `[NAME]` for what may be left out, each closed."""
+    page = (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^```sh\n(knit .*)\n```$", page, re.MULTILINE)
+    assert len(lines) == len(reference.command_names())
+    for line in lines:
+        assert all(re.fullmatch(USAGE_WORD, word) for word in line.split()[1:]), line
 
 
 def test_every_command_mentioned_exists(reference) -> None:

@@ -66,17 +66,17 @@ def test_a_chain_is_rebuilt_and_nothing_is_executed_again(tmp_path: Path) -> Non
         until(lambda: len(stack.runs(plans[2])) == 2
               and all(one["status"] == "failed" for one in stack.runs(plans[2])))  # fmt: skip
         data, runs = by_id(stack, "/data", "knitId"), by_id(stack, "/runs", "runId")
-        hashed = stack.knit("admin", "verify", "--dev", stack.state, "--hashes", "--json").json()
+        hashed = stack.knit("admin", "verify", "--state", stack.state, "--hashes", "--json").json()
         assert hashed["counted"]["contents recorded"] == len(data)
 
         changed = stack.state / "compute" / "volumes" / f"data-knitid-{ids[0]}" / "word"
         before = changed.read_text()
         changed.write_text("another")
-        told = stack.knit("admin", "verify", "--dev", stack.state, "--hashes", "--json", code=3)
+        told = stack.knit("admin", "verify", "--state", stack.state, "--hashes", "--json", code=3)
         [finding] = told.json()["findings"]
         assert (finding["check"], finding["subject"]) == ("hashes", f"Data {ids[0]}")
         changed.write_text(before)
-        stack.knit("admin", "verify", "--dev", stack.state, "--hashes", "--data", ids[0])
+        stack.knit("admin", "verify", "--state", stack.state, "--hashes", "--data", ids[0])
 
         emptied(stack)
         stack.down()
@@ -108,5 +108,5 @@ def test_a_chain_is_rebuilt_and_nothing_is_executed_again(tmp_path: Path) -> Non
         until(lambda: len(stack.runs(plans[2])) == 3)
         assert [len(stack.runs(one)) for one in plans] == [3, 3, 3]
         assert (
-            stack.knit("admin", "verify", "--dev", stack.state, "--json").json()["findings"] == []
+            stack.knit("admin", "verify", "--state", stack.state, "--json").json()["findings"] == []
         )

@@ -48,7 +48,8 @@ def test_a_wrong_value_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "value", "said"),
     [
         ("KNIT_ENGINE__PAGE_SIZE", "0", "KNIT_ENGINE__PAGE_SIZE is '0': Input should be greater"),
-        ("KNIT_ENGINE__HEARTBEAT", "soon", "KNIT_ENGINE__HEARTBEAT is 'soon': "),
+        ("KNIT_ENGINE__HEARTBEAT", "soon", "KNIT_ENGINE__HEARTBEAT is 'soon': write a length of"),
+        ("KNIT_ENGINE__TRANSFER_LINGER", "0", "is '0': write a length of time like PT20S, PT0S"),
         ("KNIT_ENGINE__HEARTBEAT", "PT0S", "KNIT_ENGINE__HEARTBEAT: Input should be greater"),
         ("KNIT_ENGINE__STOP_GRACE", "-PT1S", "KNIT_ENGINE__STOP_GRACE: Input should be greater"),
         ("KNIT_ENGINE", "fast", "KNIT_GROUP__NAME, or all as JSON"),

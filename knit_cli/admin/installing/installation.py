@@ -14,6 +14,7 @@ from knit_cli.admin.folder import SettingsFolder
 from knit_cli.admin.freezing.record import check_not_frozen
 from knit_cli.admin.helm import releases
 from knit_cli.admin.helm.computed_values import computed_values
+from knit_cli.admin.helm.foreign_releases import refuse_foreign_releases
 from knit_cli.admin.helm.values import overridden, read_values
 from knit_cli.admin.installing.crashes import CrashWatch
 from knit_cli.admin.installing.preparation import check_api_root
@@ -40,17 +41,19 @@ def install(folder: SettingsFolder, cluster: Cluster, wishes: Wishes) -> dict[st
     """Installs or upgrades all charts of the folder; returns the seconds that each took.
 
     It may be repeated, also after it was killed: releases that a killed helm left behind are
-    repaired first, and what is there already is only compared.
+    repaired first, and what is there already is only compared. The folder remembers the namespace.
 
     Raises:
-        CliError: something in the folder cannot be used, or a chart could not be installed; those
-            before it stay.
+        CliError: something in the folder cannot be used, the namespace holds another program, or a
+            chart could not be installed; those before it stay.
     """
     chosen = charts.chosen(folder)
     _check(folder, chosen)
     with folder.sole_user() as lock:
         held = replace(cluster, lock=lock)
         applying = _ways_to_apply(check_helm(held))
+        refuse_foreign_releases(held)
+        folder.save_namespace(held.namespace)
         ensure_namespace(held)
         if not wishes.take_over:
             check_owner(folder, held)

@@ -12,6 +12,7 @@ from knit_cli.admin.cluster import Cluster
 from knit_cli.admin.folder import SettingsFolder
 from knit_cli.admin.freezing.record import RECORD
 from knit_cli.admin.helm import releases
+from knit_cli.admin.helm.foreign_releases import refuse_foreign_releases
 from knit_cli.admin.installing.progress import Progress
 from knit_cli.admin.secret_objects import OWN_LABELS
 from knit_cli.errors import CliError
@@ -51,7 +52,11 @@ def foresee(cluster: Cluster, *, hard: bool) -> Removal:
 
     Without `hard` that is knit-app alone: database, images, certificates, storage and all Data
     stay, and the next install goes on with them.
+
+    Raises:
+        CliError: the namespace holds another program, whose releases have the same names.
     """
+    refuse_foreign_releases(cluster)
     found = releases.find_releases(cluster)
     if not hard:
         return Removal([charts.APP] if charts.APP in found else [])

@@ -33,7 +33,7 @@ def audit(
         int, typer.Option(min=1, max=_MOST, metavar="N", help="At most so many, the latest.")
     ] = 100,
 ) -> None:
-    """Show who was to change what, and from where, latest first; refused requests too.
+    """Show who tried to change what, from where, newest first; refused requests too.
 
     It is JSON when piped. For example, `knit admin audit --since 2026-01-02 --actor ci`.
     """

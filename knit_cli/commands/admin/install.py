@@ -74,7 +74,7 @@ def install_command(
     written.
     """
     invocation = invocation_of(context)
-    work = administration(invocation, settings, namespace, kubeconfig, verbose)
+    work = administration(invocation, settings, namespace, kubeconfig, verbose, remember=False)
     wishes = _wishes(invocation, charts_from, chart_version, timeout)
     wishes = replace(wishes, force_repair=repair, take_over=take_over)
     _install(work, wishes, as_json=as_json)
@@ -99,7 +99,7 @@ def upgrade_command(
     Runs go on meanwhile. The same as `install`, but only where knit is installed.
     """
     invocation = invocation_of(context)
-    work = administration(invocation, settings, namespace, kubeconfig, verbose)
+    work = administration(invocation, settings, namespace, kubeconfig, verbose, remember=False)
     wishes = _wishes(invocation, charts_from, chart_version, timeout)
     wishes = replace(wishes, force_repair=repair, take_over=take_over)
     if charts.APP not in releases.find_releases(work.cluster):

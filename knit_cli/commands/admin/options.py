@@ -85,16 +85,18 @@ def administration(
     verbose: bool,
     *,
     new: bool = False,
+    remember: bool = True,
 ) -> Administration:
     """Opens the settings folder, and says which cluster and namespace are meant.
 
     Args:
         invocation: the invocation.
         settings: the flag, as the three after it.
-        namespace: it is remembered in the folder.
+        namespace: it is remembered in the folder, unless `remember` is False or that is new.
         kubeconfig: it is copied into the folder, unless that is new.
         verbose: whether commands are shown.
         new: the folder need not exist.
+        remember: whether the namespace is remembered; False: the caller does, after its checks.
 
     Raises:
         CliError: there is no settings folder, or no kubeconfig.
@@ -111,7 +113,7 @@ def administration(
             folder.finish_replacement()
     named = namespace or variables.get("NAMESPACE")
     chosen = check_namespace(named or folder.namespace)
-    if not new and chosen != folder.namespace:
+    if remember and not new and chosen != folder.namespace:
         folder.save_namespace(chosen)
     cluster = Cluster(
         kubeconfig=None,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from knit_cli.admin import charts
+from knit_cli.admin.helm.foreign_releases import refuse_foreign_releases
 from knit_cli.admin.helm.fresh_values import Choices
 from knit_cli.admin.installing.preparation import Preparation, copy_kubeconfig, prepare
 from knit_cli.commands.admin.options import (
@@ -107,6 +108,8 @@ def prepare_command(
 
 def _write(work: Administration, told: Preparation) -> None:
     folder, cluster = work.folder, work.cluster
+    # It may do without a cluster; `install` asks again.
+    refuse_foreign_releases(cluster, if_known=True)
     anew = not folder.exists()
     folder.create()
     with folder.sole_user():

@@ -43,8 +43,9 @@ def uninstall_command(
     settings folder and the namespace stay in any case.
     """
     invocation = invocation_of(context)
-    work = administration(invocation, settings, namespace, kubeconfig, verbose)
+    work = administration(invocation, settings, namespace, kubeconfig, verbose, remember=False)
     foreseen = foresee(work.cluster, hard=hard)
+    work.folder.save_namespace(work.cluster.namespace)
     if not foreseen:
         say(f"there is nothing of knit to remove in namespace {work.cluster.namespace}")
         return

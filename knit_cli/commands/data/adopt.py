@@ -28,7 +28,7 @@ def adopt_data(
     volume: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[VOLUME]...",
+            metavar="VOLUME",
             help="Claims in knit's namespace, or absolute paths of folders on knit's machine.",
         ),
     ] = None,

@@ -68,7 +68,9 @@ def _is_transient(data: Data) -> bool:
 @app.command("push")
 def push_data(
     context: typer.Context,
-    source: Annotated[list[str], typer.Argument(help="Folders or files; each becomes one Data.")],
+    source: Annotated[
+        list[str], typer.Argument(metavar="SOURCE", help="Folders or files; each becomes one Data.")
+    ],
     tag: Annotated[
         list[str] | None, tag_option("--tag", "-t", help="Add this tag. Repeat.")
     ] = None,
@@ -129,7 +131,7 @@ def _distinct(tags: Iterable[Tag]) -> list[Tag]:
 def pull_data(
     context: typer.Context,
     knit_id: KnitId,
-    dest: Annotated[str, typer.Argument(metavar="[DEST]", help="A folder, or - for stdout.")] = ".",
+    dest: Annotated[str, typer.Argument(metavar="DEST", help="A folder, or - for stdout.")] = ".",
     extract: Annotated[
         bool, typer.Option("--extract", "-x", help="Unpack into DEST/KNIT_ID/.")
     ] = False,

@@ -46,7 +46,7 @@ def purge_data(
     context: typer.Context,
     knit_id: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KNIT_ID]...", autocompletion=complete_data),
+        typer.Argument(metavar="KNIT_ID", autocompletion=complete_data),
     ] = None,
     older_than: Annotated[
         str | None,

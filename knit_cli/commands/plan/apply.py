@@ -22,7 +22,7 @@ _CONFLICT = 409
 
 def apply_plan(
     context: typer.Context,
-    plan_file: Annotated[str, typer.Argument(help="A Plan in YAML.")],
+    plan_file: Annotated[str, typer.Argument(metavar="PLAN_FILE", help="A Plan in YAML.")],
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail if an equivalent Plan is registered already.")
     ] = False,

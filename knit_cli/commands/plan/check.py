@@ -18,7 +18,7 @@ from knit_cli.session import api_of
 
 def validate_plans(
     context: typer.Context,
-    plan_file: Annotated[list[str], typer.Argument(help="Plans in YAML.")],
+    plan_file: Annotated[list[str], typer.Argument(metavar="PLAN_FILE", help="Plans in YAML.")],
     cluster: Annotated[
         bool,
         typer.Option("--cluster", help="Also ask the server's cluster what it would refuse."),

@@ -78,7 +78,7 @@ def find_plans(
 def write_template(
     context: typer.Context,
     image: Annotated[
-        str | None, typer.Argument(metavar="[IMAGE:TAG]", help="Which image in the archive.")
+        str | None, typer.Argument(metavar="IMAGE:TAG", help="Which image in the archive.")
     ] = None,
     from_scratch: Annotated[
         bool, typer.Option("--scratch", help="Write one without an image.")

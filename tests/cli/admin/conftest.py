@@ -67,6 +67,12 @@ import fake_tools
         one = {"revision": revision, "status": status, "modified": modified}
         (self.state / "releases.json").write_text(json.dumps({**self.releases(), name: one}))
 
+    def set_foreign_release(self, name: str) -> None:
+        """Has a release that another program's chart of that name has made: Knitfab's."""
+        self.set_release(name, "deployed", 1)
+        label = "app.kubernetes.io/part-of: knitfab"
+        self.say(f"manifest-{name}", f"---\nkind: Service\nmetadata:\n  labels:\n    {label}\n")
+
     def calls(self, tool: str | None = None) -> list[tuple[str, list[str], str]]:
         path = self.state / "calls.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []

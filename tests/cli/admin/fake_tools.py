@@ -6,7 +6,7 @@ behave: `fail-NAME` (what helm says instead of installing), `hang-NAME`, `crash-
 are there while helm waits; it goes on when somebody reads the log of one), `log-POD-CONTAINER`,
 `kill-after` (the number of a call, after which `knit` is killed outright),
 `under-way.json` (what is under way, look by look), `denied`, `no-cluster`,
-`no-namespaces` (nobody may ask for one).
+`no-namespaces` (nobody may ask for one), `manifest-NAME` (what a release has made, if not knit's).
 """
 
 from __future__ import annotations
@@ -165,6 +165,15 @@ def kubectl(words, given, namespace):
         print(json.dumps({"clock": now, **load("examination.json", {})}))
 
 
+MANIFEST = """---
+# Source: chart/templates/one.yaml
+kind: Deployment
+metadata:
+  name: one
+  labels:
+    app.kubernetes.io/part-of: knit
+"""
+
 INSIDE = json.dumps(
     {
         "at": "2026-01-02T03:04:05+00:00",
@@ -258,6 +267,11 @@ def helm(words, given):
                 [{"name": n, "chart": f"{n}-0.1.0", "app_version": "0.1.0"} for n in releases]
             )
         )
+    elif verb == "get" and names[0] == "manifest":
+        if names[1] not in releases:
+            fail("Error: release: not found")
+        manifest = STATE / f"manifest-{names[1]}"
+        print(manifest.read_text() if manifest.exists() else MANIFEST)
     elif verb == "get":
         print(json.dumps(load(f"values-{names[1]}.json", {"component": names[1], "key": "SECRET"})))
     elif verb == "upgrade":

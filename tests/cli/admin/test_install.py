@@ -199,6 +199,46 @@ def test_a_new_folder_does_not_take_an_installation_over_by_mistake(installed: A
     installed.succeed("install", *flags)
 
 
+@pytest.mark.parametrize("command", ["install", "upgrade", "uninstall"])
+@pytest.mark.parametrize("flags", [(), ("--take-over", "--repair")])
+def test_another_programs_releases_of_the_same_names_are_left_alone(
+    prepared: Admin, command: str, flags: tuple[str, ...]
+):
+    """Knitfab's, whose scripts read the variable NAMESPACE as well; the folder stays as it is."""
+    prepared.tools.set_foreign_release("knit-app")
+    prepared.tools.set_foreign_release("knit-db-postgres")
+    prepared.tools.set_release("knit-certs", "deployed", 1)  # with nothing in it
+    prepared.tools.say("manifest-knit-certs", "\n")
+    prepared.knit.variables["NAMESPACE"] = "knitfab"
+    objects, releases = prepared.tools.objects(), prepared.tools.releases()
+    if command == "uninstall":
+        flags = ("--hard", "--yes")
+    ended = prepared(command, *flags)
+    assert ended.code == 1
+    assert "error: namespace knitfab holds another program\n" in ended.err
+    assert "(they are part of knitfab): knit-db-postgres, knit-app; knit's have the" in ended.err
+    assert "hint: `unset NAMESPACE`, which `knit admin` reads too, or name a" in ended.err
+    assert "--namespace knit; nothing was changed\n" in ended.err
+    assert (prepared.tools.objects(), prepared.tools.releases()) == (objects, releases)
+    assert upgrades(prepared) == {}
+    assert prepared.text("namespace") == "knit\n"
+
+
+def test_a_foreign_release_in_the_namespace_of_the_folder_is_told_too(prepared: Admin):
+    prepared.tools.set_foreign_release("knit-storage-nfs")
+    ended = prepared("install")
+    assert "hint: name a namespace of knit's own: --namespace NAME; nothing was" in ended.err
+
+
+@pytest.mark.parametrize(
+    "status", ["failed", "pending-install", "pending-upgrade", "uninstalling", "superseded"]
+)
+def test_releases_of_knits_are_known_in_every_state(prepared: Admin, status: str):
+    """Their manifest is recorded before the first object is made."""
+    prepared.tools.set_release("knit-app", status, 1)
+    prepared.succeed("install")
+
+
 def test_a_token_that_was_withdrawn_is_made_anew(installed: Admin):
     before = installed.text("bootstrap-token")
     (installed.folder / "bootstrap-token").unlink()

@@ -54,17 +54,43 @@ def test_a_fresh_folder_has_the_files_of_the_contract_for_its_owner_alone(admin:
     certificates.check_signed_by(server.certificate, (admin.folder / "certs/ca.crt").read_bytes())
 
 
-def test_it_asks_kubectl_for_a_complete_copy_and_the_nodes(admin: Admin, tools: Tools):
+def test_it_asks_kubectl_for_releases_a_complete_copy_and_the_nodes(admin: Admin, tools: Tools):
     admin.succeed("prepare", "--namespace", "ml")
     config = str(admin.knit.home / ".kube" / "config")
     copy = str(admin.folder / "kubeconfig")
-    assert [words for _, words, _ in tools.calls()] == [
+    asked, *then = (words for _, words, _ in tools.calls())
+    assert asked[:8] == [
+        *("--kubeconfig", config, "--namespace", "ml"),
+        *("get", "secrets", "--selector", "owner=helm"),
+    ]
+    assert then == [
         [
             *("--kubeconfig", config, "--namespace", "ml"),
             *("config", "view", "--raw", "--flatten", "--minify"),
         ],
         ["--kubeconfig", copy, "--namespace", "ml", "get", "nodes", "--output", "json"],
     ]
+
+
+def test_a_namespace_of_another_program_is_refused_before_anything_is_written(admin: Admin):
+    admin.tools.set_foreign_release("knit-app")
+    admin.knit.variables["NAMESPACE"] = "knitfab"
+    ended = admin("prepare")
+    assert ended.code == 1
+    assert "error: namespace knitfab holds another program\n" in ended.err
+    assert "hint: `unset NAMESPACE`, which `knit admin` reads too, or name a" in ended.err
+    assert not admin.folder.exists()
+
+
+@pytest.mark.parametrize("absent", ["helm", "cluster"])
+def test_it_may_do_without_a_helm_and_a_cluster(admin: Admin, absent: str):
+    """Then nobody can say what the namespace holds: `install` asks again."""
+    admin.tools.set_foreign_release("knit-app")
+    if absent == "helm":
+        admin.knit.variables["HELM"] = "helm-that-is-not-there"
+    else:
+        admin.tools.say("no-cluster")
+    admin.succeed("prepare", "--no-tls")
 
 
 def test_a_second_call_changes_nothing(admin: Admin):

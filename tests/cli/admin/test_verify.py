@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from knit_cli.dev.dev_folder import RECORD
 from tests.cli.admin.conftest import Admin
 
 LOST = {
@@ -73,6 +74,22 @@ def test_a_verification_that_did_not_take_place_ends_with_1(installed: Admin, li
 
 
 def test_a_stack_that_is_down_cannot_be_verified(admin: Admin):
-    ended = admin("verify", "--dev", ".knit/dev")
+    ended = admin("verify", "--state", ".knit/dev")
     assert ended.code == 1
     assert "start it (knit dev up --detach), then repeat the command" in ended.err
+
+
+@pytest.mark.parametrize("flags", [(), ("--hashes",)])
+def test_the_nearest_stack_is_meant_where_no_cluster_is_named(admin: Admin, flags):
+    """As by backup, restore and rebuild."""
+    (admin.knit.cwd / ".knit" / "dev").mkdir(parents=True)
+    (admin.knit.cwd / ".knit" / "dev" / RECORD).write_text("{}")
+    ended = admin("verify", *flags)
+    assert ended.code == 1
+    assert "knit is not running in" in ended.err
+    assert "there is no settings folder" in admin("verify", "--namespace", "ml", *flags).err
+
+
+def test_the_state_and_a_cluster_exclude_each_other(installed: Admin):
+    ended = installed("verify", "--state", ".knit/dev", "--namespace", "ml")
+    assert "--state means `knit dev`, and the other flags a cluster" in ended.err

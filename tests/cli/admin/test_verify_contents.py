@@ -38,7 +38,7 @@ def test_a_set_that_is_not_there_is_told_before_anything_is_read(installed: Admi
 
 
 def test_hashes_need_a_stack_that_is_up(admin: Admin):
-    ended = admin("verify", "--dev", ".knit/dev", "--hashes")
+    ended = admin("verify", "--state", ".knit/dev", "--hashes")
     assert ended.code == 1
     assert "start it (knit dev up --detach), then repeat the command" in ended.err
 

@@ -24,6 +24,7 @@ from knit_cli.commands.admin.options import (
     Verbose,
     administration,
 )
+from knit_cli.commands.admin.recovery.which import State, dev_folder
 from knit_cli.commands.status import NEEDS_ATTENTION
 from knit_cli.dev.dev_folder import DevFolder
 from knit_cli.errors import BadInput, printable
@@ -37,12 +38,6 @@ _DAY: Final = 24 * 3600.0
 
 app = typer.Typer()
 
-Dev = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DIR", help="Verify the stack of `knit dev` whose state is there: .knit/dev."
-    ),
-]
 Hashes = Annotated[
     bool,
     typer.Option(
@@ -84,10 +79,10 @@ Accept = Annotated[
 @app.command("verify")
 def verify_command(
     context: typer.Context,
+    state: State = None,
     settings: Settings = None,
     namespace: Namespace = None,
     kubeconfig: Kubeconfig = None,
-    dev: Dev = None,
     repair: Annotated[
         bool, typer.Option("--repair", help="Mend what needs no decision, and loses nothing.")
     ] = False,
@@ -113,7 +108,8 @@ def verify_command(
     invocation = invocation_of(context)
     by = login_name(invocation.surroundings.variables)
     choice = _choice(hashes, data, minutes, days, against, set_id, by if accept else None)
-    where = _Where(invocation, dev, settings, namespace, kubeconfig, verbose)
+    folder = dev_folder(invocation, state, named=bool(settings or namespace or kubeconfig))
+    where = _Where(invocation, folder, settings, namespace, kubeconfig, verbose)
     report = Report()
     with opened_set(against, set_id, invocation.surroundings.cwd) as in_set:
         arguments = [f"--grace={grace:g}", *(["--repair"] if repair else [])]
@@ -166,7 +162,7 @@ class _Where:
     """The installation that is meant: that of `knit dev` in a folder, or one on a cluster."""
 
     invocation: Invocation
-    dev: str | None
+    dev: DevFolder | None
     settings: str | None
     namespace: str | None
     kubeconfig: str | None
@@ -175,8 +171,7 @@ class _Where:
     def verified(self, arguments: list[str]) -> Iterator[str]:
         """Gives the lines of a verification; raises CliError."""
         if self.dev is not None:
-            folder = DevFolder(self.invocation.path(self.dev))
-            return beside_dev(folder, self.invocation.surroundings.variables, VERIFY, arguments)
+            return beside_dev(self.dev, self.invocation.surroundings.variables, VERIFY, arguments)
         return on_cluster(self._work().cluster, VERIFY, arguments)
 
     @contextmanager
@@ -185,7 +180,7 @@ class _Where:
         with ExitStack() as stack:
             stack.enter_context(explained())
             if self.dev is not None:
-                yield dev_installation(DevFolder(self.invocation.path(self.dev)))
+                yield dev_installation(self.dev)
                 return
             cluster = ClusterInstallation(self._work().cluster)
             stack.enter_context(cluster.at_work())
