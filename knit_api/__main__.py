@@ -112,6 +112,7 @@ def _transfers(settings: Settings) -> Callable[[], Awaitable[EngineClient]]:
             heartbeat=settings.engine.heartbeat,
             step_timeout=settings.engine.step_timeout,
             queues=settings.queues,
+            versioning=settings.versioning,
         )
 
     return connect_transfers

@@ -43,7 +43,7 @@ from knit_workflows.domain import errors
 from knit_workflows.domain.hooks import HookPhase
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.runs.run import KNIT, USER
-from knit_workflows.settings import QueueSettings
+from knit_workflows.settings import QueueSettings, VersioningSettings
 from knit_workflows.temporal.queue_state import EngineState, engine_state, queue_state
 from knit_workflows.workflows import options
 from knit_workflows.workflows.hook_test import HookTestWorkflow
@@ -96,6 +96,7 @@ class KnitClient:
         heartbeat: timedelta = timedelta(seconds=20),
         step_timeout: timedelta = timedelta(seconds=10),
         queues: QueueSettings | None = None,
+        versioning: VersioningSettings | None = None,
     ) -> None:
         """The times are those of `EngineSettings`; `opening` is `open_deadline` (None: `lease`).
 
@@ -108,6 +109,7 @@ class KnitClient:
         self._heartbeat = heartbeat
         self._step_timeout = step_timeout
         self._queues = queues or QueueSettings()
+        self._deployment = (versioning or VersioningSettings()).deployment_name
 
     async def ping(self) -> None:
         """Returns when Temporal answers; raises EngineUnavailable."""
@@ -117,7 +119,7 @@ class KnitClient:
 
     async def state(self) -> EngineState:
         """Gives Temporal's version, and the workers of each role, or why it cannot be asked."""
-        return await engine_state(self._client, self._queues)
+        return await engine_state(self._client, self._queues, self._deployment)
 
     async def open_upload(
         self, key: uuid.UUID | None = None, *, actor: str = USER

@@ -19,21 +19,23 @@ from temporalio.service import RPCError
 
 from knit_workflows import names
 from knit_workflows.domain.errors import StoreUnavailable
-from knit_workflows.settings import SettingsRefused, StoreSettings, read_settings
+from knit_workflows.settings import Settings, SettingsRefused, StoreSettings, read_settings
 from knit_workflows.start_up import run_and_leave
 from knit_workflows.store import PostgresStore
 from knit_workflows.temporal.connection import client_config, connect
+from knit_workflows.temporal.queue_state import RECENTLY
 from knit_workflows.temporal.trial import try_settings
+from knit_workflows.temporal.worker_versions import versions_at_work
 
 _PATIENCE: Final = timedelta(seconds=10)
 _TRIAL: Final = timedelta(seconds=20)
 
 
-async def examine_temporal() -> dict[str, Any]:
+async def examine_temporal(settings: Settings) -> dict[str, Any]:
     """Gives Temporal's version, namespace, retention in days, and the search attributes missing.
 
     `trial` is what its dynamic configuration is seen to do, or the `problem` of the trial. Or
-    `problem`: why Temporal cannot be asked.
+    `problem`: why Temporal cannot be asked. `workerVersions` is empty where workers have none.
     """
     found: dict[str, Any] = {}
     try:
@@ -43,6 +45,7 @@ async def examine_temporal() -> dict[str, Any]:
             client = await connect(config)
             found["namespace"] = client.namespace
             await _describe(client, found)
+            found["workerVersions"] = await _versions(client, settings)
     except (SettingsRefused, RPCError, RuntimeError, TimeoutError) as cause:
         found["problem"] = str(cause) or "it does not answer in time"
         return found
@@ -56,6 +59,20 @@ async def _try(client: Client) -> dict[str, Any]:
             return await try_settings(client)
     except (RPCError, TimeoutError) as cause:
         return {"problem": str(cause) or f"not done within {_TRIAL.total_seconds():.0f} s"}
+
+
+async def _versions(client: Client, settings: Settings) -> list[dict[str, Any]]:
+    deployment = settings.versioning.deployment_name
+    listed = await versions_at_work(client, settings.queues.engine, deployment, RECENTLY)
+    return [
+        {
+            "buildId": one.build_id,
+            "state": one.state,
+            "workers": one.workers,
+            "workflows": one.workflows,
+        }
+        for one in listed
+    ]
 
 
 async def _describe(client: Client, found: dict[str, Any]) -> None:
@@ -96,7 +113,9 @@ async def examine() -> dict[str, Any]:
         settings = read_settings()
     except SettingsRefused as refused:
         return {"clock": clock, "problem": str(refused)}
-    temporal, database = await asyncio.gather(examine_temporal(), examine_database(settings.store))
+    temporal, database = await asyncio.gather(
+        examine_temporal(settings), examine_database(settings.store)
+    )
     return {"clock": clock, "temporal": temporal, "database": database}
 
 

@@ -47,10 +47,17 @@ from knit_workflows.domain.errors import KnitError
 from knit_workflows.domain.ports import Store
 from knit_workflows.hooks.caller import HookCaller
 from knit_workflows.hooks.followed import FollowedHooks
-from knit_workflows.settings import EngineSettings, HookSettings, QueueSettings
+from knit_workflows.settings import (
+    EngineSettings,
+    HookSettings,
+    QueueSettings,
+    VersioningSettings,
+)
 from knit_workflows.upkeep.backups import measured_backups
+from knit_workflows.upkeep.current_version import CurrentVersionKeeper
 from knit_workflows.upkeep.keeper import Keeper
 from knit_workflows.workflows.backup import BackupWorkflow
+from knit_workflows.workflows.following import FOLLOWING
 from knit_workflows.workflows.hook_test import HookTestWorkflow
 from knit_workflows.workflows.housekeeping import (
     GarbageCollectionWorkflow,
@@ -139,14 +146,19 @@ class Deps:
         engine: EngineSettings | None = None,
         queues: QueueSettings | None = None,
         hooks: HookSettings | None = None,
+        versioning: VersioningSettings | None = None,
         opens_backend: bool = True,
     ) -> None:
-        """`opens_backend`: false where no role needs it, and the process may have no rights."""
+        """`opens_backend`: false where no role needs it, and the process may have no rights.
+
+        `versioning`: None leaves it to others with which version of the workers Runs begin.
+        """
         self.store = store
         self.backend = backend
         self.engine = engine or EngineSettings()
         self.queues = queues or QueueSettings()
         self.hooks = hooks or HookSettings()
+        self.versioning = versioning
         self.caller = HookCaller(self.hooks)
         self._opens_backend = opens_backend
         self._users = 0
@@ -212,6 +224,24 @@ class Deps:
             heartbeat=self.engine.heartbeat,
         )
         return Keeper(client, self.store.housekeeping, request, self.engine)
+
+    @asynccontextmanager
+    async def kept(self, client: Client) -> AsyncIterator[None]:
+        """Keeps in Temporal what must be there while inside.
+
+        Workers that drain leave that to those of the version with which Runs begin: what an earlier
+        build knows of schedules would be put in the place of what this one does.
+        """
+        versioning = self.versioning
+        async with AsyncExitStack() as stack:
+            if versioning is None or not versioning.draining:
+                await stack.enter_async_context(self.keeper(client).kept())
+            if versioning is not None and not versioning.draining:
+                current = CurrentVersionKeeper(
+                    client, versioning, self.queues, looks_every=self.engine.poll_interval
+                )
+                await stack.enter_async_context(current.kept())
+            yield
 
     def _run_limits(self) -> RunLimits:
         suggested, limit = self.backend.suggested_runs(), self.engine.max_active_runs
@@ -352,7 +382,11 @@ class KnitPlugin(SimplePlugin):
             wanted = self._deps.activities(self._roles, _slots_of(config))
             config["activities"] = _with_activities(config.get("activities"), wanted)
         _default_versioning(config)
-        return super().configure_worker(config)
+        configured = super().configure_worker(config)
+        if _is_versioned(configured):
+            found = configured.get("workflows", ())
+            configured["workflows"] = [FOLLOWING.get(one, one) for one in found]
+        return configured
 
     async def run_worker(self, worker: Worker, next: Callable[[Worker], Any]) -> None:
         """Keeps what the activities need open while the worker runs."""
@@ -361,7 +395,7 @@ class KnitPlugin(SimplePlugin):
             return
         async with self._deps.opened(), AsyncExitStack() as stack:
             if Role.ENGINE in self._roles:
-                await stack.enter_async_context(self._deps.keeper(worker.client).kept())
+                await stack.enter_async_context(self._deps.kept(worker.client))
             if Role.INTERACTIVE in self._roles:
                 await stack.enter_async_context(self._deps.warm_volumes.kept())
             if Role.HOOKS in self._roles:
@@ -435,6 +469,11 @@ def _require_pydantic(client: Client) -> None:
             "Client.connect(…, plugins=[KnitPlugin(…)]); the plugin then reaches its workers by "
             "itself"
         )
+
+
+def _is_versioned(config: WorkerConfig) -> bool:
+    deployment = config.get("deployment_config")
+    return deployment is not None and deployment.use_worker_versioning
 
 
 def _default_versioning(config: WorkerConfig) -> None:

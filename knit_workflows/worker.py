@@ -20,8 +20,9 @@ from datetime import timedelta
 from typing import Final
 
 from temporalio.client import Client
+from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.envconfig import ClientConnectConfig
-from temporalio.worker import Worker
+from temporalio.worker import Worker, WorkerDeploymentConfig
 
 from knit_workflows import log as logs
 from knit_workflows import tracing
@@ -45,6 +46,7 @@ from knit_workflows.settings import (
     QueueSettings,
     Settings,
     SettingsRefused,
+    VersioningSettings,
     read_settings,
 )
 from knit_workflows.start_up import (
@@ -102,6 +104,7 @@ def deps_from(settings: Settings, roles: frozenset[Role] = ALL_ROLES) -> Deps:
         engine=settings.engine,
         queues=settings.queues,
         hooks=settings.hooks,
+        versioning=settings.versioning,
         # On Kubernetes a worker without need of them has no credentials that could be loaded.
         opens_backend=settings.compute.kind != "kubernetes" or not roles <= WITHOUT_BACKEND,
     )
@@ -196,9 +199,21 @@ def workers(
             # less than a burst of Runs takes, each of them is replayed from its history instead.
             sticky_queue_schedule_to_start_timeout=deps.engine.step_timeout,
             max_cached_workflows=deps.engine.cached_workflows,
+            deployment_config=deployment_of(deps.versioning),
         )
         for queue, served in by_queue(deps.queues, roles).items()
     ]
+
+
+def deployment_of(versioning: VersioningSettings | None) -> WorkerDeploymentConfig | None:
+    """Says of which version the Workers are; None: of none."""
+    if versioning is None or not versioning.build_id:
+        return None
+    return WorkerDeploymentConfig(
+        version=WorkerDeploymentVersion(versioning.deployment_name, versioning.build_id),
+        use_worker_versioning=True,
+        default_versioning_behavior=VersioningBehavior.PINNED,
+    )
 
 
 def shutdown_of(roles: frozenset[Role]) -> timedelta:

@@ -30,6 +30,7 @@ def details(status: InstallationStatus) -> list[str]:
         *_ended(status),
         "",
         *_workers(status),
+        *_versions(status),
         *_rest(status),
     ]
 
@@ -92,6 +93,23 @@ def _workers(status: InstallationStatus) -> Iterator[str]:
             for one in shown
         ]
         yield from _table(("workers", "", ""), rows)
+        yield ""
+
+
+def _versions(status: InstallationStatus) -> Iterator[str]:
+    # Drained ones stay on Temporal's list long after their workers.
+    rows = [
+        (
+            one.build_id,
+            one.state + ("" if one.since is None else f" for {_span(status.at - one.since)}"),
+            f"{one.workers:,} workers" if one.workers else "no workers",
+            "" if one.workflows is None else f"{one.workflows:,} workflows left",
+        )
+        for one in status.worker_versions or ()
+        if one.workers or one.state not in ("drained", "inactive")
+    ]
+    if rows:
+        yield from _table(("versions", "", "", ""), rows)
         yield ""
 
 

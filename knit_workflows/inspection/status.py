@@ -25,6 +25,7 @@ from knit_workflows.store.migrations import REVISION
 from knit_workflows.temporal.backup_schedule import FoundSchedule
 from knit_workflows.temporal.connection import client_config
 from knit_workflows.temporal.queue_state import EngineState, engine_state
+from knit_workflows.temporal.worker_versions import VersionAtWork
 from knit_workflows.wire.base import to_wire
 from knit_workflows.wire.runs import Exit
 from knit_workflows.wire.situation import (
@@ -39,6 +40,7 @@ from knit_workflows.wire.situation import (
     RunsOfStatus,
     Versions,
     WorkersOfRole,
+    WorkerVersion,
 )
 
 _LATE: Final = timedelta(minutes=1)
@@ -56,6 +58,7 @@ def problems_of(situation: Situation, engine: EngineState, *, has_hooks: bool) -
     ]
     if engine.backups is not None:
         found += _about_backups(engine.backups, situation.at)
+    found += _about_versions(engine.versions)
     backlog = situation.backlog
     if backlog.held:
         found.append(f"no Run is admitted: {backlog.held}")
@@ -82,6 +85,21 @@ def _about_backups(backups: FoundSchedule, at: datetime) -> Iterator[str]:
         )
     if backups.unpruned:
         yield f"backups that are too many cannot be removed: {backups.unpruned}"
+
+
+def _about_versions(versions: Sequence[VersionAtWork]) -> Iterator[str]:
+    """Says what stands still for want of a version, or of its workers."""
+    if any(one.workers for one in versions) and not any(one.state == "current" for one in versions):
+        yield (
+            "workers have versions, and none of them is current: a worker with the role engine "
+            "makes its own current when it is started"
+        )
+    for one in versions:
+        if one.state == "draining" and one.workflows and not one.workers:
+            yield (
+                f"{one.workflows:,} workflows wait for workers of version {one.build_id}: add it "
+                "to workers.versioning.draining of the chart"
+            )
 
 
 def installation_status(
@@ -128,6 +146,17 @@ def installation_status(
             total=None if disk is None else disk.total,
         ),
         backups=_backups(engine.backups),
+        worker_versions=[
+            WorkerVersion(
+                build_id=one.build_id,
+                state=one.state,
+                since=one.since,
+                workers=one.workers,
+                workflows=one.workflows,
+            )
+            for one in engine.versions
+        ]
+        or None,
     )
 
 
@@ -199,7 +228,7 @@ async def _engine(settings: Settings) -> EngineState:
         client = await reach_temporal(client_config())
     except (KnitError, SettingsRefused) as error:
         return EngineState(problem=getattr(error, "reason", "") or str(error))
-    return await engine_state(client, settings.queues)
+    return await engine_state(client, settings.queues, settings.versioning.deployment_name)
 
 
 async def show() -> int:

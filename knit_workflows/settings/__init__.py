@@ -6,6 +6,7 @@ How to reach Temporal is not among them: see `temporal_client`.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from knit_workflows.settings.engine import (
     HookSettings,
     QueueSettings,
     StoreSettings,
+    VersioningSettings,
 )
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "Settings",
     "SettingsRefused",
     "StoreSettings",
+    "VersioningSettings",
     "path_variables",
     "read_settings",
 ]
@@ -45,6 +48,7 @@ LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 _PREFIX: Final = "KNIT_"
 _DELIMITER: Final = "__"
+_DRAINING: Final = f"{_PREFIX}VERSIONING{_DELIMITER}DRAINING"
 _SECRET: Final = re.compile("URL|SHA256")
 """Variables whose value is not shown."""
 
@@ -60,6 +64,7 @@ class Settings(BaseSettings):
     engine: EngineSettings = EngineSettings()
     compute: ComputeSettings = ComputeSettings()
     queues: QueueSettings = QueueSettings()
+    versioning: VersioningSettings = VersioningSettings()
     hooks: HookSettings = HookSettings()
     accounts: AccountSettings = Field(default_factory=AccountSettings)
     extra_apis: ExtraApisSettings = ExtraApisSettings()
@@ -79,6 +84,9 @@ class SettingsRefused(Exception):
 def read_settings() -> Settings:
     """Reads the environment.
 
+    A worker that drains has the settings of a newer installation, and leaves out what it does not
+    know of.
+
     Raises:
         SettingsRefused: a variable is invalid, or unknown though it has the prefix of a group of
             settings.
@@ -86,6 +94,11 @@ def read_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
+        unknown = _unknown(error)
+        if unknown and os.environ.get(_DRAINING):
+            for variable in unknown:
+                del os.environ[variable]
+            return read_settings()
         faults = [_fault(one) for one in error.errors(include_url=False)]
     except SettingsError as error:
         faults = [f"{error}: set its parts as {_PREFIX}GROUP{_DELIMITER}NAME, or all as JSON"]
@@ -93,14 +106,25 @@ def read_settings() -> Settings:
     raise SettingsRefused(f"{'; '.join(faults)}; {advice}") from None
 
 
-def _fault(error: ErrorDetails) -> str:
-    """Names the variable and its value, but never the value of one that may hold a secret."""
+def _unknown(error: ValidationError) -> list[str]:
+    """Gives the variables that are there and are no settings."""
+    named = {_variable(one) for one in error.errors() if one["type"] == "extra_forbidden"}
+    return [one for one in os.environ if one.upper() in named]
+
+
+def _variable(error: ErrorDetails) -> str:
     value = error["input"]
     parts = [str(part) for part in error["loc"]]
     while error["type"] == "extra_forbidden" and isinstance(value, dict) and value:
         part, value = next(iter(value.items()))  # the unknown group of a variable
         parts.append(part)
-    variable = _PREFIX + _DELIMITER.join(parts).upper()
+    return _PREFIX + _DELIMITER.join(parts).upper()
+
+
+def _fault(error: ErrorDetails) -> str:
+    """Names the variable and its value, but never the value of one that may hold a secret."""
+    value = error["input"]
+    variable = _variable(error)
     if error["type"] == "extra_forbidden":
         known = (name for name, _ in _variables(_PREFIX, Settings))
         near = difflib.get_close_matches(variable, known, n=1, cutoff=0)

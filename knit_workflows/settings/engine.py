@@ -1,4 +1,4 @@
-"""How Runs are created and carried out: the store, the engine, its queues, hooks."""
+"""How Runs are created and carried out: the store, the engine, its queues, versions, hooks."""
 
 from __future__ import annotations
 
@@ -140,6 +140,26 @@ class QueueSettings(Group):
     def single(cls, name: str) -> QueueSettings:
         """Gives one queue for everything, served by one Worker."""
         return cls(engine=name, compute=name, watch=name, interactive=name, hooks=name, backup=name)
+
+
+class VersioningSettings(Group):
+    """Temporal's worker versioning: a Run ends with workers of the version that it began with."""
+
+    build_id: str = Field(default="", max_length=255)
+    """The version of this worker. Empty: workers have no versions, and any worker goes on with any
+    Run."""
+    deployment_name: str = Field(default="knit", pattern=r"^[^.:]+$", max_length=255)
+    """What Temporal calls the workers of all versions together."""
+    draining: bool = False
+    """Whether this worker only ends what its version has begun: it never makes its version the one
+    with which Runs begin, and leaves schedules to workers of that one."""
+
+    @field_validator("draining")
+    @classmethod
+    def _has_a_version(cls, draining: bool, info: ValidationInfo) -> bool:
+        if draining and not info.data.get("build_id"):
+            raise ValueError("a worker that drains has a version: set KNIT_VERSIONING__BUILD_ID")
+        return draining
 
 
 class HookSettings(Group):

@@ -16,6 +16,7 @@ from temporalio.service import RPCError
 
 from knit_workflows.settings import QueueSettings
 from knit_workflows.temporal.backup_schedule import FoundSchedule, find_schedule
+from knit_workflows.temporal.worker_versions import VersionAtWork, versions_at_work
 
 RPC_TIMEOUT: Final = timedelta(seconds=5)
 RECENTLY: Final = timedelta(seconds=90)
@@ -77,10 +78,15 @@ class EngineState:
     problem: str = ""
     backups: FoundSchedule | None = None
     """The schedule of backups, if there is one."""
+    versions: Sequence[VersionAtWork] = field(default=())
+    """Of the workers, if they have versions."""
 
 
-async def engine_state(client: Client, queues: QueueSettings) -> EngineState:
-    """Asks Temporal; roles that share a queue share its workers."""
+async def engine_state(client: Client, queues: QueueSettings, deployment: str) -> EngineState:
+    """Asks Temporal; roles that share a queue share its workers.
+
+    `deployment` is what Temporal calls the workers of all versions together.
+    """
     by_role = {name: getattr(queues, name) for name in type(queues).model_fields}
     wanted = sorted(set(by_role.values()))
     try:
@@ -89,6 +95,7 @@ async def engine_state(client: Client, queues: QueueSettings) -> EngineState:
         )
         found = await asyncio.gather(*(activity_queue_state(client, one) for one in wanted))
         backups = await find_schedule(client)
+        versions = await versions_at_work(client, queues.engine, deployment, RECENTLY)
     except (RPCError, RuntimeError, TimeoutError) as error:
         return EngineState(problem=f"Temporal does not answer: {error}")
     states = dict(zip(wanted, found, strict=True))
@@ -99,4 +106,5 @@ async def engine_state(client: Client, queues: QueueSettings) -> EngineState:
             for role, queue in by_role.items()
         ],
         backups=backups,
+        versions=versions,
     )

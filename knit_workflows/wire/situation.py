@@ -133,11 +133,27 @@ class Backups(Response):
     next_at: WireTime | None = _absent()
 
 
+class WorkerVersion(Response):
+    """A version of the workers: with the `current` one Runs begin.
+
+    `state` is `current`, `ramping`, `draining`, `drained` or `inactive`, since `since`. `workers`
+    counts those with the role engine. `workflows` are under way and end with this version; left
+    out: not known, or more may begin.
+    """
+
+    build_id: str
+    state: str
+    since: WireTime | None = _absent()
+    workers: int
+    workflows: int | None = _absent()
+
+
 class InstallationStatus(Response):
     """How an installation is at the instant `at`.
 
     `problems` are sentences about what needs attention; none: all is well. `workers` is empty if
-    Temporal does not answer. Without `backups` none are scheduled.
+    Temporal does not answer. Without `backups` none are scheduled. `worker_versions`: the newest
+    first; left out: workers have no versions, or it is not known.
     """
 
     at: WireTime
@@ -151,3 +167,4 @@ class InstallationStatus(Response):
     versions: Versions
     disk: Disk
     backups: Backups | None = _absent()
+    worker_versions: list[WorkerVersion] | None = _absent()

@@ -15,6 +15,7 @@ from knit_workflows.domain.tags import Tag
 from knit_workflows.inspection.status import problems_of
 from knit_workflows.temporal.backup_schedule import FoundSchedule
 from knit_workflows.temporal.queue_state import EngineState, RoleState
+from knit_workflows.temporal.worker_versions import VersionAtWork
 from tests.api.fake_transfers import FakeTransfers
 from tests.memory_store import MemoryStore
 
@@ -98,3 +99,24 @@ def test_what_is_held_or_late_needs_attention() -> None:
     first, second = problems_of(held, IDLE, has_hooks=False)
     assert first == "no Run is admitted: the disk is full"
     assert second.startswith("a commit has waited for 7 min")
+
+
+def version(build: str, state: str, workers: int, workflows: int | None = None) -> VersionAtWork:
+    return VersionAtWork(build, state, None, workers, workflows)
+
+
+def test_versions_without_which_something_stands_still_need_attention() -> None:
+    """Not those that drain as they should, and not what is over."""
+    well = [version("2", "current", 1), version("1", "draining", 1, 3), version("0", "drained", 0)]
+    engine = dataclasses.replace(IDLE, versions=well)
+    assert problems_of(situation(), engine, has_hooks=False) == []
+    gone = dataclasses.replace(engine, versions=[well[0], version("1", "draining", 0, 3)])
+    [waits] = problems_of(situation(), gone, has_hooks=False)
+    assert waits.startswith("3 workflows wait for workers of version 1: add it to workers.vers")
+    ended = dataclasses.replace(engine, versions=[well[0], version("1", "draining", 0, 0)])
+    assert problems_of(situation(), ended, has_hooks=False) == []
+    nowhere = dataclasses.replace(engine, versions=[version("2", "inactive", 1)])
+    [none] = problems_of(situation(), nowhere, has_hooks=False)
+    assert none.startswith("workers have versions, and none of them is current")
+    off = dataclasses.replace(engine, versions=[version("2", "drained", 0)])
+    assert problems_of(situation(), off, has_hooks=False) == []

@@ -24,6 +24,11 @@ from tests.waiting import wait_until
 
 _PROMOTED_AFTER: Final = 5.0
 """Seconds until somebody promotes the standby."""
+_DRAINAGE: Final = (
+    "matching.wv.VersionDrainageStatusVisibilityGracePeriod",
+    "matching.wv.VersionDrainageStatusRefreshInterval",
+)
+"""Usually minutes pass before Temporal looks whether a version of workers is drained."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,8 @@ def surroundings(address: str, ports: tuple[int, int, int], folder: Path) -> Ite
         command = dev_server_command(
             program, folder / "temporal.db", port=temporal_port, ui_port=ui_port
         )
+        for one in _DRAINAGE:
+            command += ["--dynamic-config-value", f'{one}="3s"']
         served = ("127.0.0.1", temporal_port)
         with _running(command) as restart_temporal, _forwarding((address, temporal_port), served):
             yield Surroundings(

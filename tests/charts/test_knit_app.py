@@ -35,7 +35,7 @@ def settings_of(found: dict[str, Any]) -> dict[str, str]:
 
 
 def environment(container: dict[str, Any]) -> dict[str, Any]:
-    return {one["name"]: one.get("value", one.get("valueFrom")) for one in container["env"]}
+    return {one["name"]: one.get("value", one.get("valueFrom")) for one in container.get("env", ())}
 
 
 def test_there_is_a_deployment_per_process_and_one_service(helm: Helm) -> None:
@@ -492,3 +492,142 @@ def test_settings_of_containers_are_the_defaults_of_the_program(helm: Helm) -> N
     for name in (f"{of}_{kind}" for of in ("program", "log_reader", "transfer") for kind in kinds):
         written = read[f"KNIT_COMPUTE__KUBERNETES__{name.upper()}"]
         assert json.loads(written) == getattr(defaults, name)
+
+
+VERSIONED = ("--set", "workers.versioning.enabled=true", "--set", "image.tag=0.2.0")
+DIGEST = f"sha256:{'0123456789abcdef' * 4}"
+
+
+def versions_of(found: dict[str, Any]) -> dict[str, tuple[str, str | None, bool]]:
+    """Gives image, version, and whether it only drains, of each Deployment's container."""
+    given = {}
+    for name, spec in pods(list(found.values())).items():
+        if name.startswith("Deployment/"):
+            [container] = spec["containers"]
+            variables = environment(container)
+            given[name.removeprefix("Deployment/knit-")] = (
+                container["image"],
+                variables.get("KNIT_VERSIONING__BUILD_ID"),
+                variables.get("KNIT_VERSIONING__DRAINING") == "true",
+            )
+    return given
+
+
+def test_workers_have_no_version_unless_it_is_asked_for(helm: Helm) -> None:
+    assert {version for _, version, _ in versions_of(rendered(helm)).values()} == {None}
+
+
+@pytest.mark.parametrize(
+    ("image", "version"),
+    [((), "{app}"), (("tag=0.2.0",), "0.2.0"), (("tag=x", f"digest={DIGEST}"), "0123456789ab")],
+)
+def test_the_version_of_workers_is_that_of_their_image(
+    helm: Helm, image: tuple[str, ...], version: str
+) -> None:
+    """Those of backups and the expander have none: Runs do not begin with them."""
+    given = [("--set", f"image.{one}") for one in image]
+    more = ("--set", "backup.enabled=true", "--set", "expander.enabled=true", *VERSIONED[:2])
+    found = versions_of(rendered(helm, *more, *(word for pair in given for word in pair)))
+    app = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    workers = {f"worker-{role}" for role in ROLES}
+    assert {name for name, (_, given, _) in found.items() if given} == workers
+    assert {found[name][1] for name in workers} == {version.format(app=app)}
+    assert not any(drains for _, _, drains in found.values())
+
+
+def test_workers_of_versions_that_drain_are_beside_the_others(helm: Helm) -> None:
+    draining = ("--set-json", f'workers.versioning.draining=["0.1.0-RC_1", "{DIGEST}"]')
+    found = rendered(helm, *VERSIONED, *draining, "--set", "workers.watch.replicas=3")
+    given = versions_of(found)
+    for role in ROLES:
+        assert given[f"worker-{role}"] == ("knit:0.2.0", "0.2.0", False)
+        assert given[f"worker-{role}-0-1-0-rc-1"] == ("knit:0.1.0-RC_1", "0.1.0-RC_1", True)
+        by_digest = given[f"worker-{role}-0123456789ab"]
+        assert by_digest == (f"knit@{DIGEST}", "0123456789ab", True)
+    assert given["api"] == ("knit:0.2.0", None, False)
+    late = found["Deployment/knit-worker-watch-0-1-0-rc-1"]
+    assert late["spec"]["replicas"] == 3
+    assert late["metadata"]["labels"]["app.kubernetes.io/version"] == "0.1.0-RC_1"
+    spec = late["spec"]["template"]["spec"]
+    assert spec["serviceAccountName"] == "knit-worker-watch"
+    assert "--roles=watch" in spec["containers"][0]["command"]
+
+
+def test_no_selector_finds_pods_of_two_versions(helm: Helm) -> None:
+    """Neither that of a Deployment, nor of what is there for one; each version has all of it."""
+    draining = ("--set-json", 'workers.versioning.draining=["0.1.0"]')
+    found = rendered(helm, *VERSIONED, *draining)
+    names = [f"worker-{role}{suffix}" for suffix in ("", "-0-1-0") for role in ROLES]
+    labels = {
+        name: found[f"Deployment/knit-{name}"]["spec"]["template"]["metadata"]["labels"]
+        for name in names
+    }
+    for name in names:
+        deployment = found[f"Deployment/knit-{name}"]["spec"]
+        [spread] = deployment["template"]["spec"]["topologySpreadConstraints"]
+        budget = found[f"PodDisruptionBudget/knit-{name}"]["spec"]
+        policy = found[f"NetworkPolicy/knit-{name}"]["spec"]
+        for selector in (
+            deployment["selector"],
+            spread["labelSelector"],
+            budget["selector"],
+            policy["podSelector"],
+        ):
+            wanted = selector["matchLabels"].items()
+            assert [one for one in names if wanted <= labels[one].items()] == [name]
+    [rule] = found["NetworkPolicy/knit-transfers"]["spec"]["ingress"]
+    [_, component] = rule["from"][0]["podSelector"]["matchExpressions"]
+    openers = {f"worker-{role}" for role in ("compute", "interactive")}
+    assert set(component["values"]) == {"api", *openers, *(f"{one}-0-1-0" for one in openers)}
+    without = rendered(helm, *VERSIONED)
+    assert (
+        without["Deployment/knit-worker-watch"]["spec"]["selector"]
+        == (rendered(helm)["Deployment/knit-worker-watch"]["spec"]["selector"])
+    ), "which cannot be changed when versioning is switched on"
+
+
+def test_the_installed_version_drains_beside_workers_without_one(helm: Helm) -> None:
+    """Which is how versioning is switched off."""
+    off = ("--set", "image.tag=0.2.0", "--set-json", 'workers.versioning.draining=["0.2.0"]')
+    given = versions_of(rendered(helm, *off))
+    for role in ROLES:
+        assert given[f"worker-{role}"] == ("knit:0.2.0", None, False)
+        assert given[f"worker-{role}-0-2-0"] == ("knit:0.2.0", "0.2.0", True)
+
+
+def test_workers_with_all_roles_together_drain_together(helm: Helm) -> None:
+    draining = ("--set-json", 'workers.versioning.draining=["0.1.0"]')
+    found = versions_of(rendered(helm, *VERSIONED, *draining, "--set", "workers.together=true"))
+    assert found.keys() == {"api", "worker-compute", "worker-compute-0-1-0"}
+
+
+def test_names_of_what_drains_fit_into_labels(helm: Helm) -> None:
+    longest = json.dumps([f"{'x' * 29}.{'y' * 32}.{'y' * 65}", "_edge_"])
+    found = rendered(helm, *VERSIONED, "--set-json", f"workers.versioning.draining={longest}")
+    assert f"Deployment/knit-worker-engine-{'x' * 29}" in found
+    assert "Deployment/knit-worker-engine-edge" in found
+    for one in found.values():
+        for value in one["metadata"].get("labels", {}).values():
+            assert re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", value), value
+
+
+@pytest.mark.parametrize(
+    ("draining", "given", "said"),
+    [
+        (["0.2.0"], VERSIONED, "has 0.2.0, which is the version that is installed: leave it out"),
+        (["0.1.0", "0.1.0"], VERSIONED, "has 0.1.0, which is there already: leave it out"),
+        (["0.1.0", "0-1.0"], VERSIONED, "0.1.0 and 0-1.0, whose Deployments would have one name"),
+        (["___"], VERSIONED, "___, of which no name can be made"),
+        (["a/b:c"], VERSIONED, "draining"),
+    ],
+)
+def test_versions_that_cannot_drain_are_refused(
+    helm: Helm, draining: list[str], given: tuple[str, ...], said: str
+) -> None:
+    listed = ("--set-json", f"workers.versioning.draining={json.dumps(draining)}")
+    assert said in helm.refusal("knit-app", *MINIMAL, *given, *listed)
+
+
+def test_a_version_for_all_processes_is_refused(helm: Helm) -> None:
+    given = ("--set", "settings.KNIT_VERSIONING__BUILD_ID=7")
+    assert "set workers.versioning" in helm.refusal("knit-app", *MINIMAL, *given)

@@ -28,6 +28,7 @@ from knit_workflows.wire.situation import (
     RunsOfStatus,
     Versions,
     WorkersOfRole,
+    WorkerVersion,
 )
 from tests.cli.real_api import START, error
 
@@ -51,6 +52,20 @@ def status(**more) -> InstallationStatus:
         "disk": Disk(database=1 << 20),
     }
     return InstallationStatus(**{**parts, **more})
+
+
+def test_versions_of_workers_are_shown_as_long_as_they_matter():
+    versions = [
+        WorkerVersion(build_id="0.2.0", state="current", since=HOUR_AGO, workers=2),
+        WorkerVersion(build_id="0.1.0", state="draining", since=HOUR_AGO, workers=1, workflows=3),
+        WorkerVersion(build_id="0.0.9", state="drained", since=HOUR_AGO, workers=1),
+        WorkerVersion(build_id="0.0.8", state="drained", since=HOUR_AGO, workers=0),
+    ]
+    lines = describe(status(worker_versions=versions))
+    shown = lines[lines.index("versions") + 1 :][:3]
+    assert [line.split("  ")[0] for line in shown] == ["0.2.0", "0.1.0", "0.0.9"]
+    assert "draining for 3 h" in shown[1] and shown[1].endswith("1 workers  3 workflows left")
+    assert "versions" not in describe(status())
 
 
 @pytest.mark.parametrize(

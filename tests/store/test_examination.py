@@ -15,7 +15,7 @@ from temporalio.testing import WorkflowEnvironment
 
 from knit_workflows.examination import examine_database, examine_temporal
 from knit_workflows.provision.temporal_cli import obtain_temporal
-from knit_workflows.settings import StoreSettings
+from knit_workflows.settings import Settings, StoreSettings
 from tests.postgres import Databases
 from tests.waiting import PATIENCE
 
@@ -29,7 +29,7 @@ def free_address() -> str:
 @pytest.mark.patient
 async def test_temporal_tells_what_it_is(temporal_client: Client, monkeypatch) -> None:
     monkeypatch.setenv("TEMPORAL_ADDRESS", temporal_client.service_client.config.target_host)
-    found = await examine_temporal()
+    found = await examine_temporal(Settings())
     assert "problem" not in found, found
     assert found["namespace"] == "default"
     assert int(found["version"].split(".")[0]) >= 1
@@ -44,7 +44,7 @@ async def test_temporal_tells_what_it_is(temporal_client: Client, monkeypatch) -
 async def test_what_temporal_is_set_to_is_tried(temporal_client: Client, monkeypatch) -> None:
     """The test server has the settings of `knit dev`; the trial leaves nothing that runs."""
     monkeypatch.setenv("TEMPORAL_ADDRESS", temporal_client.service_client.config.target_host)
-    trial = (await examine_temporal())["trial"]
+    trial = (await examine_temporal(Settings()))["trial"]
     assert trial.pop("firstRound") > 0
     assert trial.pop("laterRound") > 0
     assert trial.pop("unlimited") in (True, False)  # a busy machine may be as slow by itself
@@ -64,7 +64,7 @@ async def test_defaults_are_seen_as_such(monkeypatch) -> None:
         dev_server_extra_args=words,
     ) as other:
         monkeypatch.setenv("TEMPORAL_ADDRESS", other.client.service_client.config.target_host)
-        trial = (await examine_temporal())["trial"]
+        trial = (await examine_temporal(Settings()))["trial"]
     assert (trial["updateWithStart"], trial["eager"], trial["priorities"]) == (False, False, True)
     # 20 tasks a second, however fast the machine is, and whatever holds it up.
     assert trial["unlimited"] is False
@@ -74,14 +74,14 @@ async def test_defaults_are_seen_as_such(monkeypatch) -> None:
 async def test_a_namespace_that_is_not_there_is_told(temporal_client: Client, monkeypatch) -> None:
     monkeypatch.setenv("TEMPORAL_ADDRESS", temporal_client.service_client.config.target_host)
     monkeypatch.setenv("TEMPORAL_NAMESPACE", "elsewhere")
-    found = await examine_temporal()
+    found = await examine_temporal(Settings())
     assert "elsewhere" in found["problem"]
 
 
 async def test_a_temporal_that_is_away_is_told(monkeypatch) -> None:
     address = free_address()
     monkeypatch.setenv("TEMPORAL_ADDRESS", address)
-    found = await examine_temporal()
+    found = await examine_temporal(Settings())
     assert found["address"] == address
     assert found["problem"]
 
@@ -89,7 +89,9 @@ async def test_a_temporal_that_is_away_is_told(monkeypatch) -> None:
 async def test_a_configuration_that_cannot_be_used_is_told(monkeypatch) -> None:
     monkeypatch.setenv("TEMPORAL_CONFIG_FILE", "/nowhere/config.toml")
     monkeypatch.setenv("TEMPORAL_PROFILE", "none")
-    assert "Temporal's configuration cannot be used" in (await examine_temporal())["problem"]
+    assert (
+        "Temporal's configuration cannot be used" in (await examine_temporal(Settings()))["problem"]
+    )
 
 
 async def test_a_database_of_this_version_has_no_problem(url: str) -> None:
@@ -143,4 +145,4 @@ async def test_a_temporal_that_says_nothing_is_told(monkeypatch) -> None:
     monkeypatch.setattr("knit_workflows.examination._PATIENCE", timedelta(seconds=0.2))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("TEMPORAL_ADDRESS", f"127.0.0.1:{silent.getsockname()[1]}")
-        assert (await examine_temporal())["problem"] == "it does not answer in time"
+        assert (await examine_temporal(Settings()))["problem"] == "it does not answer in time"

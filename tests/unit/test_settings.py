@@ -74,6 +74,12 @@ def test_a_wrong_value_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
             "big",
             "'big' is not a Kubernetes quantity",
         ),
+        (
+            "KNIT_VERSIONING__DRAINING",
+            "true",
+            "a worker that drains has a version: set KNIT_VERSIONING__BUILD_ID",
+        ),
+        ("KNIT_VERSIONING__DEPLOYMENT_NAME", "a.b", "KNIT_VERSIONING__DEPLOYMENT_NAME is 'a.b': "),
         ("KNIT_LOG_LEVEL", "loud", "KNIT_LOG_LEVEL is 'LOUD': "),
         ("KNIT_LOG_FORMAT", "xml", "KNIT_LOG_FORMAT is 'xml': "),
     ],
@@ -230,4 +236,21 @@ def test_a_key_outlives_the_tokens_it_signs(
         assert read_settings().engine.import_window == timedelta(hours=1)
         return
     with pytest.raises(SettingsRefused, match="longer than the import window"):
+        read_settings()
+
+
+def test_a_worker_that_drains_leaves_out_what_it_does_not_know(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has the ConfigMap of a newer release; what it knows must still be right."""
+    monkeypatch.setenv("KNIT_VERSIONING__BUILD_ID", "0.1.0")
+    monkeypatch.setenv("KNIT_VERSIONING__DRAINING", "true")
+    monkeypatch.setenv("KNIT_ENGINE__OF_THE_NEXT_RELEASE", "7")
+    monkeypatch.setenv("KNIT_COMPUTE__KUBERNETES__NEW_GROUP__OF_IT", "7")
+    monkeypatch.setenv("KNIT_ENGINE__PAGE_SIZE", "7")
+    settings = read_settings()
+    assert settings.versioning.draining
+    assert settings.engine.page_size == 7
+    monkeypatch.setenv("KNIT_ENGINE__PAGE_SIZE", "0")
+    with pytest.raises(SettingsRefused, match="KNIT_ENGINE__PAGE_SIZE is '0'"):
         read_settings()

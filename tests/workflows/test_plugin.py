@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -133,6 +134,37 @@ async def test_a_versioned_worker_upgrades_by_default(temporal_client: Client) -
     deployment = configured["deployment_config"]
     assert deployment is not None
     assert deployment.default_versioning_behavior is VersioningBehavior.AUTO_UPGRADE
+
+
+async def test_what_never_ends_is_pinned_at_no_worker(temporal_client: Client) -> None:
+    """Temporal refuses the declaration from workers without a version, so they do not have it."""
+    version = WorkerDeploymentVersion(deployment_name="mine", build_id="1")
+    pinned = WorkerDeploymentConfig(
+        version=version,
+        use_worker_versioning=True,
+        default_versioning_behavior=VersioningBehavior.PINNED,
+    )
+
+    def declared(**more: Any) -> dict[str | None, VersioningBehavior]:
+        given: Any = {"client": temporal_client, "task_queue": "mine", **more}
+        kinds = KnitPlugin().configure_worker(given)["workflows"]
+        found = [workflow._Definition.must_from_class(kind) for kind in kinds]
+        assert len({one.name for one in found}) == len(found)
+        return {one.name: one.versioning_behavior for one in found}
+
+    follow = {
+        names.PROJECTOR_WORKFLOW,
+        names.GC_WORKFLOW,
+        names.HOUSEKEEPING_WORKFLOW,
+        names.BACKUP_WORKFLOW,
+    }
+    with_version = declared(deployment_config=pinned)
+    for name, behavior in with_version.items():
+        wanted = "AUTO_UPGRADE" if name in follow else "UNSPECIFIED"
+        assert behavior is VersioningBehavior[wanted], name
+    without = declared()
+    assert without.keys() == with_version.keys() > follow
+    assert set(without.values()) == {VersioningBehavior.UNSPECIFIED}
 
 
 @pytest.mark.parametrize("of_the_user", [None, 0.2, 40])

@@ -1,6 +1,6 @@
-"""Temporal's worker versions, in workers of users that have knit's plugin: two builds at once.
+"""Temporal's worker versions, in workers that have knit's plugin: two builds at once.
 
-What knit's own workers would get from them, and why they do without, is in decision 41.
+Those that knit's own workers take care of themselves are in `test_current_version`.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
-from temporalio import workflow
+from temporalio import activity, workflow
 from temporalio.api.workflowservice.v1 import (
     SetWorkerDeploymentCurrentVersionRequest,
     SetWorkerDeploymentRampingVersionRequest,
@@ -22,8 +24,15 @@ from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkerDeploymentConfig
 
+from knit_workflows import names
+from knit_workflows.contracts.projector import Drained, ProjectorActivities, ProjectorInput
 from knit_workflows.plugin import KnitPlugin
+from knit_workflows.provision.temporal_cli import obtain_temporal
+from knit_workflows.workflows.projector import ProjectorWorkflow
+from tests.docs.command_words import commands_of
 from tests.waiting import PATIENCE
+
+PAGE = Path(__file__).parents[2] / "docs" / "operations" / "worker-versions.md"
 
 
 @workflow.defn(name="test.Patient")
@@ -44,10 +53,24 @@ class PatientWorkflow:
         self._told = True
 
 
+class Drains(ProjectorActivities):
+    """Notes which build has carried out each drain."""
+
+    def __init__(self, build: str, seen: list[str]) -> None:
+        self._build, self._seen = build, seen
+
+    @activity.defn(name="knit.drain_outbox")
+    async def drain_outbox(self, request: ProjectorInput) -> Drained:
+        self._seen.append(self._build)
+        await asyncio.sleep(0.1)
+        return Drained()
+
+
 class Deployment:
-    """Workers of two builds on one queue."""
+    """Workers of two builds on one queue; `drained_at`: the builds of the Projector's drains."""
 
     def __init__(self, client: Client, behavior: VersioningBehavior) -> None:
+        self.drained_at: list[str] = []
         self.name = f"knit-{uuid.uuid4().hex[:8]}"
         self._client, self._behavior = client, behavior
 
@@ -60,6 +83,7 @@ class Deployment:
                     self._client,
                     task_queue=self.name,
                     workflows=[PatientWorkflow],
+                    activities=[Drains(build, self.drained_at).drain_outbox],
                     workflow_runner=UnsandboxedWorkflowRunner(),
                     plugins=[KnitPlugin()],
                     deployment_config=WorkerDeploymentConfig(
@@ -114,6 +138,12 @@ class Deployment:
     async def new_one(self) -> str:
         """Gives at which build a workflow ends that is started now."""
         return await self.ends_at(await self.begin())
+
+    async def until_drained_at(self, build: str) -> None:
+        """Waits until only this build carries out what the Projector does: ten drains in a row."""
+        async with asyncio.timeout(PATIENCE):
+            while self.drained_at[-10:] != [build] * 10:
+                await asyncio.sleep(0.05)
 
     @staticmethod
     async def _once_known(call: Any) -> None:
@@ -172,3 +202,45 @@ async def test_a_pinned_workflow_waits_for_ever_once_its_workers_are_gone(
                 await pinned.result()
     async with deployment.workers("1"):
         assert await deployment.ends_at(pinned) == "1"
+
+
+@pytest.mark.patient
+async def test_the_projector_goes_over_where_workflows_are_pinned(temporal_client: Client) -> None:
+    """It never ends: pinned like Runs it would keep its first version for ever."""
+    deployment = Deployment(temporal_client, VersioningBehavior.PINNED)
+    queues = dict.fromkeys(("engine_queue", "compute_queue", "watch_queue"), deployment.name)
+    async with deployment.workers("1", "2"):
+        await deployment.make_current("1")
+        pinned = await deployment.begin()
+        projector = await temporal_client.start_workflow(
+            ProjectorWorkflow.run,
+            ProjectorInput(**queues, heartbeat=timedelta(seconds=2)),
+            id=names.projector_workflow(0),
+            task_queue=deployment.name,
+        )
+        await deployment.until_drained_at("1")
+        await deployment.make_current("2")
+        await deployment.until_drained_at("2")
+        assert await deployment.ends_at(pinned) == "1"
+        await projector.terminate()
+
+
+@pytest.mark.patient
+async def test_pinned_workflows_can_be_moved_as_the_page_says(temporal_client: Client) -> None:
+    """Where their workers are gone for good: the current version goes on with them."""
+    deployment = Deployment(temporal_client, VersioningBehavior.PINNED)
+    async with deployment.workers("1"):
+        await deployment.make_current("1")
+        pinned = await deployment.begin()
+    [words] = [one[1:] for one in commands_of(PAGE, "temporal") if "update-options" in one]
+    words = [word.replace("'knit:0.1.0'", f"'{deployment.name}:1'") for word in words]
+    words[words.index("--namespace") + 1] = temporal_client.namespace
+    address = temporal_client.service_client.config.target_host
+    async with deployment.workers("2"):
+        await deployment.make_current("2")
+        program = await asyncio.to_thread(obtain_temporal)
+        moving = await asyncio.create_subprocess_exec(
+            program, *words, "--address", address, stdout=asyncio.subprocess.DEVNULL
+        )
+        assert await moving.wait() == 0
+        assert await deployment.ends_at(pinned) == "2"

@@ -50,4 +50,25 @@
 {{- if and (or $v.accounts.oidc.roles $v.accounts.oidc.clientId) (not $v.accounts.oidc.issuer) }}
 {{-   fail "knit-app: accounts.oidc.issuer is missing: the URL of the provider whose groups and client these are" }}
 {{- end -}}
+{{- $versioning := $v.workers.versioning -}}
+{{- range $key := list "KNIT_VERSIONING__BUILD_ID" "KNIT_VERSIONING__DRAINING" }}
+{{-   if hasKey ($v.settings | default dict) $key }}
+{{-     fail (printf "knit-app: settings.%s would be that of every process: set workers.versioning (enabled, draining)" $key) }}
+{{-   end }}
+{{- end -}}
+{{- $builds := dict -}}
+{{- $suffixes := dict -}}
+{{- range $version := include "knit-app.workerVersions" . | fromJsonArray }}
+{{-   if and $version.draining (hasKey $builds $version.build) }}
+{{-     fail (printf "knit-app: workers.versioning.draining has %s, which is %s: leave it out" $version.build (get $builds $version.build)) }}
+{{-   end }}
+{{-   if eq $version.suffix "-" }}
+{{-     fail (printf "knit-app: workers.versioning.draining has %s, of which no name can be made: give that image another tag" $version.build) }}
+{{-   end }}
+{{-   if hasKey $suffixes $version.suffix }}
+{{-     fail (printf "knit-app: workers.versioning.draining has %s and %s, whose Deployments would have one name (…%s): give one image another tag" (get $suffixes $version.suffix) $version.build $version.suffix) }}
+{{-   end }}
+{{-   $_ := set $builds $version.build (ternary "there already" "the version that is installed" $version.draining) }}
+{{-   $_ := set $suffixes $version.suffix $version.build }}
+{{- end -}}
 {{- end }}

@@ -8,7 +8,7 @@ app.kubernetes.io/component: {{ .component }}
 
 {{- define "knit-app.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/version: {{ .version | default .root.Chart.AppVersion | quote }}
 {{ include "knit-app.podLabels" . }}
 {{- end }}
 
@@ -27,6 +27,60 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 {{- else -}}
 {{ $repository }}:{{ .image.tag | default .root.Chart.AppVersion }}
 {{- end -}}
+{{- end }}
+
+{{/* The version of workers of an image: its tag, or the beginning of its digest. */}}
+{{- define "knit-app.build" -}}
+{{- if .image.digest -}}
+{{ .image.digest | trimPrefix "sha256:" | trunc 12 }}
+{{- else -}}
+{{ .image.tag | default .root.Chart.AppVersion }}
+{{- end -}}
+{{- end }}
+
+{{/*
+The versions of the workers as a JSON list, the installed one first. `suffix`: what names and components of
+those that drain end with, so that no selector finds pods of two; `build` is empty without versioning.
+*/}}
+{{- define "knit-app.workerVersions" -}}
+{{- $v := .Values.workers.versioning -}}
+{{- $build := include "knit-app.build" (dict "root" . "image" .Values.image) -}}
+{{- $found := list (dict "image" .Values.image "build" (ternary $build "" $v.enabled) "suffix" "" "draining" false) -}}
+{{- range $tag := $v.draining }}
+{{-   $image := dict "repository" $.Values.image.repository "tag" $tag }}
+{{-   if hasPrefix "sha256:" $tag }}{{ $image = dict "repository" $.Values.image.repository "digest" $tag }}{{ end }}
+{{-   $build := include "knit-app.build" (dict "root" $ "image" $image) }}
+{{-   $suffix := include "knit-app.fit" $build }}
+{{-   $found = append $found (dict "image" $image "build" $build "suffix" (printf "-%s" $suffix) "draining" true) }}
+{{- end -}}
+{{ toJson $found }}
+{{- end }}
+
+{{/* A tag as the end of a name, which with that of a role has to fit into a label. */}}
+{{- define "knit-app.fit" -}}
+{{ lower . | replace "." "-" | replace "_" "-" | trimAll "-" | trunc 30 | trimSuffix "-" }}
+{{- end }}
+
+{{/* The components of all workers but the expander and that of backups, as a JSON list. */}}
+{{- define "knit-app.workerComponents" -}}
+{{- $found := list -}}
+{{- range $version := include "knit-app.workerVersions" . | fromJsonArray }}
+{{-   range $role := list "engine" "compute" "watch" "interactive" "hooks" }}
+{{-     $found = append $found (printf "worker-%s%s" $role $version.suffix) }}
+{{-   end }}
+{{- end -}}
+{{ toJson $found }}
+{{- end }}
+
+{{/* Of which version a worker is, if workers have versions. */}}
+{{- define "knit-app.versionEnv" -}}
+{{- with .build }}
+- name: KNIT_VERSIONING__BUILD_ID
+  value: {{ . | quote }}
+{{- end }}
+{{- if .draining }}
+- {name: KNIT_VERSIONING__DRAINING, value: "true"}
+{{- end }}
 {{- end }}
 
 {{- define "knit-app.tls" -}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from knit_cli.admin.doctor.findings import Finding, ok, problem, unknown, warning
@@ -48,7 +48,39 @@ def findings_of(found: dict[str, Any]) -> Iterator[Finding]:
             f"Runs cannot be searched by {', '.join(missing)}",
             "set temporal.bootstrap in values/knit-app.yaml, then knit admin upgrade",
         )
+    yield from _versions(found.get("workerVersions") or ())
     yield from _trial(found.get("trial") or _NOT_TRIED)
+
+
+def _versions(found: Sequence[dict[str, Any]]) -> Iterator[Finding]:
+    """Judges the versions of workers; an older pod says nothing of them."""
+    if any(one["workers"] for one in found) and not any(one["state"] == "current" for one in found):
+        yield warning(
+            "versions",
+            "workers have versions, and none of them is current: no Run begins",
+            "restart those that are to have new Runs: kubectl rollout restart "
+            "deployment/knit-worker-engine, or knit-worker-compute where all roles are together",
+        )
+    for one in found:
+        build, left = one["buildId"], one["workflows"]
+        if one["state"] == "drained" and one["workers"]:
+            yield warning(
+                "versions",
+                f"no Run needs the workers of {build} any more",
+                f"remove {build} from workers.versioning.draining in values/knit-app.yaml, then "
+                "knit admin upgrade",
+            )
+        if one["state"] == "draining" and left and not one["workers"]:
+            yield warning(
+                "versions",
+                f"{left:,} workflows began with {build}, which has no workers: its Runs wait",
+                f"add {build} to workers.versioning.draining in values/knit-app.yaml, then "
+                "knit admin upgrade; docs/operations/worker-versions.md says what to do where its "
+                "workers end",
+            )
+    for one in found:
+        if one["state"] == "current":
+            yield ok("versions", f"Runs begin with workers of {one['buildId']}")
 
 
 def _trial(found: dict[str, Any]) -> Iterator[Finding]:

@@ -334,6 +334,42 @@ def test_what_its_dynamic_configuration_lacks(healthy: Admin, trial, state, word
     assert "as knit wants it" not in healthy("doctor").out.decode()
 
 
+CURRENT = {"buildId": "0.2.0", "state": "current", "workers": 1, "workflows": None}
+EARLIER = {**CURRENT, "buildId": "0.1.0", "state": "draining", "workflows": 3}
+
+
+def test_versions_of_workers_that_are_as_they_should_be(healthy: Admin):
+    """One that drains has Runs, and workers for them; one that is over has neither."""
+    over = {**EARLIER, "buildId": "0.0.9", "state": "drained", "workers": 0, "workflows": None}
+    examined(healthy, {"workerVersions": [CURRENT, EARLIER, over]})
+    listed = found(healthy)
+    assert listed[("versions", "ok")]["message"] == "Runs begin with workers of 0.2.0"
+    assert ("versions", "warning") not in listed
+
+
+@pytest.mark.parametrize(
+    ("versions", "words", "cure"),
+    [
+        (
+            [CURRENT, {**EARLIER, "state": "drained", "workflows": None}],
+            "no Run needs the workers of 0.1.0 any more",
+            "remove 0.1.0 from workers.versioning.draining",
+        ),
+        (
+            [CURRENT, {**EARLIER, "workers": 0}],
+            "3 workflows began with 0.1.0, which has no workers",
+            "add 0.1.0 to workers.versioning.draining",
+        ),
+        ([{**CURRENT, "state": "inactive"}], "none of them is current", "rollout restart"),
+    ],
+)
+def test_versions_of_workers_that_need_somebody(healthy: Admin, versions, words, cure):
+    examined(healthy, {"workerVersions": versions})
+    one = found(healthy)[("versions", "warning")]
+    assert words in one["message"]
+    assert cure in one["cure"]
+
+
 def test_what_is_slow_from_the_start_is_not_taken_for_the_limit(healthy: Admin):
     """A busy server or a slow database; that the limit cannot be seen below that is said."""
     slow = {"firstRound": 0.09, "laterRound": 0.17, "unlimited": False}

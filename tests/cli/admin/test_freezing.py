@@ -418,3 +418,14 @@ def test_workers_together_admit_runs_too() -> None:
     cluster = toy()
     del cluster.counts["knit-worker-engine"]
     assert Parts.find(cluster).engine.name == "knit-worker-compute"
+
+
+def test_workers_that_drain_come_to_rest_too_and_admit_nothing() -> None:
+    """The hold is for the version with which Runs begin, whose Deployment has the usual name."""
+    cluster = toy()
+    cluster.counts["knit-worker-engine-0-1-0"] = 2
+    assert Parts.find(cluster).engine.name == "knit-worker-engine"
+    frozen(cluster)
+    assert cluster.counts == {**NONE, "knit-worker-engine-0-1-0": 0}
+    assert thaw.thaw(cluster, timeout="1m", tell=print)
+    assert cluster.counts == {**COUNTS, "knit-worker-engine-0-1-0": 2}
