@@ -235,7 +235,8 @@ async def test_a_service_that_ends_connections_at_any_time_loses_and_doubles_not
 
     async with service(respond, keeps=True) as behind:
         extra(behind.port)
-        limits = httpx.Limits(max_connections=16)
+        # The API ends idle connections after five seconds: the client must not use them till then.
+        limits = httpx.Limits(max_connections=16, keepalive_expiry=1)
         async with httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{port}/x", trust_env=False, limits=limits, timeout=60
         ) as client:

@@ -68,7 +68,9 @@ def write(admin: Administrator, chart: str, name: str, content: dict[str, Any]) 
     described = {"apiVersion": "v2", "name": chart, "version": "0.1.0"}
     (folder / "Chart.yaml").write_text(yaml.safe_dump(described))
     path = folder / "templates" / name
-    path.write_text(yaml.safe_dump({**content, "metadata": {"name": chart}}))
+    # As all objects of knit's charts: a release without it is somebody else's.
+    metadata = {"name": chart, "labels": {"app.kubernetes.io/part-of": "knit"}}
+    path.write_text(yaml.safe_dump({**content, "metadata": metadata}))
     return path
 
 

@@ -360,7 +360,8 @@ def test_workers_of_the_roles_have_every_activity_of_the_contracts_and_no_other(
 @pytest.mark.parametrize("contract", _contracts(), ids=lambda kind: kind.__name__)
 def test_activities_have_the_contracts_names_and_signatures(contract: type) -> None:
     """An override without its decorator would have no definition at all."""
-    [implementation] = contract.__subclasses__()
+    subclasses = contract.__subclasses__()  # tests have some of their own
+    [implementation] = [one for one in subclasses if one.__module__.startswith("knit_workflows.")]
     for name in _names(contract):
         ours, theirs = getattr(implementation, name), getattr(contract, name)
         assert _activity_name(ours) == _activity_name(theirs)

@@ -375,8 +375,8 @@ async def test_what_waits_behind_others_is_told_that_the_system_is_busy(
             "the system is busy: the transfer was not opened within 4 s; [2-9] steps wait with it",
             busy.value.reason,
         )
-        for one in others:
-            with pytest.raises(Busy):
+        for one in others:  # one may have its turn while the first waits to be tried again
+            with pytest.raises((Busy, TransferNotReady)):
                 await one
         with pytest.raises(TransferNotReady) as slow:
             await first
@@ -387,7 +387,7 @@ async def test_a_back_end_that_does_not_answer_is_named(postgres: EmbeddedPostgr
     reason = "the cluster does not answer"
     async with attended_by_one(postgres, Slow(BackendUnavailable, reason)) as client:
         with pytest.raises(BackendUnavailable, match=reason):
-            await client(6).open_upload()
+            await client(12).open_upload()
 
 
 async def test_what_was_not_opened_in_time_is_not_opened_later(postgres: EmbeddedPostgres) -> None:
