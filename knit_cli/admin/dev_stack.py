@@ -9,7 +9,11 @@ from knit_cli.dev.services import environment_of
 from knit_cli.errors import CliError
 from knit_workflows.backup.direct import DirectInstallation
 from knit_workflows.backup.folders import FolderVolumes
-from knit_workflows.embedded import EmbeddedPostgres
+from knit_workflows.embedded import (
+    EmbeddedPostgres,
+    forget_libpq_variables,
+    without_libpq_variables,
+)
 
 
 def dev_installation(folder: DevFolder) -> DirectInstallation:
@@ -21,6 +25,7 @@ def dev_installation(folder: DevFolder) -> DirectInstallation:
     _running(folder, "its database is needed")
     database = EmbeddedPostgres(folder.postgres)
     database.prepare()
+    forget_libpq_variables()
     return DirectInstallation(
         database.address(), FolderVolumes(folder.compute), shown=f"knit in {folder.root}"
     )
@@ -35,8 +40,10 @@ def environment_beside(
         CliError: it is not up.
     """
     ports = _running(folder, needs).ports
-    database = EmbeddedPostgres(folder.postgres).address()
-    return {**variables, **environment_of(folder, ports, database, {})}
+    database = EmbeddedPostgres(folder.postgres)
+    database.prepare()
+    own = without_libpq_variables(variables)
+    return {**own, **environment_of(folder, ports, database.address(), {})}
 
 
 def _running(folder: DevFolder, needs: str) -> DevState:

@@ -20,7 +20,7 @@ from knit_cli.dev.prerequisites import obtain_prerequisites
 from knit_cli.dev.services import api_root
 from knit_cli.dev.shutdown import leftovers, stop_leftovers, stop_supervisor
 from knit_cli.dev.startup import running_detached, supervise, wait_until_settled
-from knit_cli.dev.view import disk_facts, disk_line, live, snapshot
+from knit_cli.dev.view import disk_facts, disk_line, live, snapshot, trash_lines
 from knit_cli.errors import BadInput, CliError
 from knit_cli.invocation import Invocation, find_upward, invocation_of
 from knit_cli.output import say
@@ -111,7 +111,7 @@ def status(
     if as_json or not sys.stdout.isatty():
         print(json.dumps(_as_json(running, folder), indent=4))  # noqa: T201  its result
     elif running is not None:
-        Console().print(snapshot(running), disk_line(folder, running))
+        Console().print(snapshot(running), disk_line(folder, running), *trash_lines(folder))
     elif leftovers(folder):
         say("its supervisor was killed, but other processes run; restart it with `knit dev up`")
     else:

@@ -15,6 +15,7 @@ from typing import Final, Literal
 from knit_cli.dev.dev_folder import DevFolder
 from knit_cli.dev.services import Service
 from knit_workflows.backoff import Backoff
+from knit_workflows.embedded import EmbeddedRefused
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ class ChildProcess:
                     extra_groups=None if service.user is None else [],
                     start_new_session=True,
                 )
-        except (OSError, subprocess.SubprocessError) as error:
+        except (OSError, subprocess.SubprocessError, EmbeddedRefused) as error:
             self._schedule_restart(f"it cannot be started: {error}")
             return True
         with suppress(ProcessLookupError):  # the next poll notices its death

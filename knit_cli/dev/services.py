@@ -135,8 +135,10 @@ def environment_of(
     folder: DevFolder, ports: Ports, database_url: str, settings: Mapping[str, str]
 ) -> dict[str, str]:
     """Gives the environment of the stack's processes, and of what joins them."""
-    # The user's settings for another Temporal (TLS, a key, a profile) must not leak into ours.
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("TEMPORAL_")}
+    # The user's settings for another Temporal (TLS, a key, a profile), or for another PostgreSQL
+    # (`PG*` of libpq), must not leak into ours.
+    own = embedded.without_libpq_variables(os.environ)
+    inherited = {k: v for k, v in own.items() if not k.startswith("TEMPORAL_")}
     return {
         **inherited,
         **settings,

@@ -22,7 +22,11 @@ from knit_cli.dev.shutdown import stop_leftovers
 from knit_cli.errors import BadInput, CliError
 from knit_workflows.disk import Reserve
 from knit_workflows.domain.os_errors import advice_for, reason_of
-from knit_workflows.embedded import EmbeddedPostgres
+from knit_workflows.embedded import (
+    EmbeddedPostgres,
+    EmbeddedRefused,
+    forget_libpq_variables,
+)
 from knit_workflows.settings import Settings, SettingsRefused, read_settings
 from knit_workflows.store import migrate
 
@@ -74,6 +78,7 @@ class Supervisor:
         Raises:
             CliError: something does not start.
         """
+        forget_libpq_variables()
         require_temporal()
         last = self.folder.load()
         stop_leftovers(self.folder)
@@ -95,6 +100,10 @@ class Supervisor:
         database = EmbeddedPostgres(self.folder.postgres)
         try:
             database.prepare()
+        except EmbeddedRefused as refused:
+            raise CliError(
+                "PostgreSQL cannot be set up", reason=refused.reason, advice=refused.advice
+            ) from refused
         except (OSError, subprocess.SubprocessError) as cause:
             raise CliError(
                 "PostgreSQL cannot be set up",

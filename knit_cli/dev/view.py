@@ -14,6 +14,7 @@ from knit_cli.dev.dev_folder import DevFolder, DevState, Ports, ProcessIdentity
 from knit_cli.dev.ports import LOOPBACK
 from knit_cli.dev.services import api_root
 from knit_cli.dev.supervisor import Supervisor
+from knit_workflows.compute.local.folders import StateFolder
 from knit_workflows.disk import DiskSpace, Reserve, format_bytes
 
 _STYLES = {"ready": "green", "starting": "yellow", "stopped": "red"}
@@ -59,7 +60,19 @@ def disk_facts(folder: DevFolder, record: DevState) -> dict[str, object]:
         "freeBytes": room.free,
         "floorBytes": floor,
         "reserveBytes": Reserve(folder.reserve).size(),
+        "trashOfOthersBytes": StateFolder(folder.compute).trash_of_others(),
     }
+
+
+def trash_lines(folder: DevFolder) -> list[RenderableType]:
+    """Says what of the trash other users must free, such as the root of a container engine."""
+    state = StateFolder(folder.compute)
+    stuck = state.trash_of_others()
+    if not stuck:
+        return []
+    text = f"{format_bytes(stuck)} belong to other users and cannot be freed by knit"
+    free = f"; free them: {state.removal_of_trash()}"
+    return [Text.assemble(("Trash            ", "bold"), (text, "yellow"), free)]
 
 
 def disk_line(folder: DevFolder, record: DevState) -> RenderableType:

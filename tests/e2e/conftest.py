@@ -79,6 +79,9 @@ def stack(
         "KNIT_COMPUTE__LOCAL__NETWORK": "false",
         "KNIT_ENGINE__IMAGE_PULL_DEADLINE": "PT3S",
         "KNIT_ENGINE__STOP_GRACE": "PT2S",
+        # The user's, for another database than the stack's own.
+        "PGCHANNELBINDING": "require",
+        "PGHOSTADDR": "192.0.2.1",
     }
     with dev_stack(**environment) as running:
         extra = {"endpoints": [{"path": "/registry", "proxy_to": f"http://{registry}/v2"}]}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import closing, suppress
@@ -34,6 +33,7 @@ from knit_workflows.compute.base import (
 )
 from knit_workflows.compute.checks import sentence
 from knit_workflows.compute.local import launching, machine, pod_folder, stopping
+from knit_workflows.compute.local.durability import FEW, SharedSyncs, sync_few, sync_log
 from knit_workflows.compute.local.engine import EngineFinder
 from knit_workflows.compute.local.folder_watcher import FolderWatcher
 from knit_workflows.compute.local.folders import StateFolder, disk_errors
@@ -45,6 +45,7 @@ from knit_workflows.compute.local.process_exit import ChildReaper, ProcessExitWa
 from knit_workflows.compute.local.start_failures import BACKEND_AWAY
 from knit_workflows.disk import require_room
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable
+from knit_workflows.domain.os_errors import reason_of
 from knit_workflows.domain.plans.options import PodOptions
 from knit_workflows.domain.volumes import AS_INSTALLED, Volume, VolumeOptions
 from knit_workflows.settings import LocalSettings
@@ -83,6 +84,8 @@ class LocalBackend:
         self._state = StateFolder(settings.state)
         self._engines = EngineFinder(settings)
         self._notes: dict[str, tuple[str, ...]] = {}
+        self._unwritten: dict[str, str] = {}
+        self._syncs = SharedSyncs()
         self._background: set[asyncio.Future[None]] = set()
         self._pauser: asyncio.Task[None] | None = None
 
@@ -115,6 +118,7 @@ class LocalBackend:
         self._watcher.close()
         self._reaper.close()
         await asyncio.gather(*self._background)
+        await self._syncs.aclose()
 
     # --- volumes and transfers -----------------------------------------------------------------
 
@@ -282,7 +286,8 @@ class LocalBackend:
         if pod_folder.read_state(folder) != reported:
             return await self._observe_unguarded(folder)  # it has changed meanwhile
         stopped = pod_folder.stop_deadline(folder) is not None
-        if reported.ended and not stopped:
+        readable = stopping.read_launch_record(folder).readable
+        if reported.ended and readable and not stopped:
             ended = _reported(folder, reported)
             return replace(ended, notes=(*await self._notes_of(folder), *ended.notes))
         if not stopping.is_gone(folder, reported):
@@ -292,7 +297,8 @@ class LocalBackend:
             self._discard(folder)
             return _ABSENT
         # It was lost; its folder stays, so that it is never started again.
-        return _RESTARTED if stopping.is_of_earlier_boot(reported) else _ABSENT
+        restarted = not readable or stopping.is_of_earlier_boot(folder, reported)
+        return _RESTARTED if restarted else _ABSENT
 
     async def _kill_if_due(self, folder: Path, reported: SupervisorState) -> None:
         """Finishes a stop that a killed knit has begun; kills what has lost its supervisor."""
@@ -308,12 +314,27 @@ class LocalBackend:
                 self._reaper.adopt(pid)
 
     async def _notes_of(self, folder: Path) -> tuple[str, ...]:
-        """Syncs the log to the disk before the end is reported; gives the notes on the outputs."""
+        """Syncs log and outputs to the disk before the end is reported; gives the notes on them."""
         known = self._notes.get(folder.name)
         if known is None:
             record = stopping.read_launch_record(folder)
-            known = self._notes[folder.name] = await asyncio.to_thread(_sync_and_scan, record)
+            try:
+                known = await self._kept(record)
+            except OSError as error:
+                self._unwritten[folder.name] = reason_of(error)
+                raise
+            unwritten = self._unwritten.pop(folder.name, "")
+            if unwritten:  # the kernel reports it once, and may have dropped what it concerns
+                told = f"files may be incomplete: the disk has reported an error: {unwritten}"
+                known = (told, *known)
+            self._notes[folder.name] = known
         return known
+
+    async def _kept(self, record: stopping.LaunchRecord) -> tuple[str, ...]:
+        notes, synced = await asyncio.to_thread(_scan_and_sync_few, record)
+        if not synced:
+            await asyncio.gather(*map(self._syncs.sync, record.outputs.values()))
+        return notes
 
     def _interval(
         self, folder: Path, reported: SupervisorState, now: Observation, supervisor_ended: bool
@@ -339,6 +360,7 @@ class LocalBackend:
     def _discard(self, folder: Path) -> None:
         trashed = self._state.move_to_trash(folder)
         self._notes.pop(folder.name, None)
+        self._unwritten.pop(folder.name, None)
         if trashed is not None:
             self._in_background(lambda: self._state.remove(trashed))
 
@@ -373,18 +395,12 @@ def _attempt(task: Callable[[], None]) -> None:
         log.exception("could not empty the trash", extra={"action": "trash_kept"})
 
 
-def _sync_and_scan(record: stopping.LaunchRecord) -> tuple[str, ...]:
+def _scan_and_sync_few(record: stopping.LaunchRecord) -> tuple[tuple[str, ...], bool]:
+    """Scans the outputs; syncs the log, and them if they are few. False: they are still to be."""
     if record.log is not None:
-        _sync(record.log)
-    outputs = sorted(record.outputs.items())
-    return tuple(filter(None, (scan_note(path, scan(folder)) for path, folder in outputs)))
-
-
-def _sync(path: Path) -> None:
-    for synced in (path, path.parent):
-        with suppress(FileNotFoundError):
-            descriptor = os.open(synced, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        sync_log(record.log)
+    scans = {path: scan(folder) for path, folder in sorted(record.outputs.items())}
+    notes = tuple(filter(None, (scan_note(path, found) for path, found in scans.items())))
+    total = sum(found.entries for found in scans.values())
+    few = total <= FEW and not any(found.incomplete for found in scans.values())
+    return notes, few and sync_few([*record.outputs.values()])

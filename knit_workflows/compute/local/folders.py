@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import shlex
 import tempfile
 import time
 import uuid
@@ -41,6 +42,9 @@ from knit_workflows.domain.volumes import Volume
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
 _PAGE: Final = 1000
 _TRASHED: Final = re.compile(r".+\.[0-9a-f]{32}")
+_LOOK_SECONDS: Final = 1.0
+_BLOCK: Final = 512
+"""Bytes; the unit of `st_blocks`."""
 _DRAFT_TTL: Final = 600.0
 """Seconds after which a folder in the trash that nobody has locked cannot be a draft in use."""
 
@@ -79,6 +83,26 @@ class StateFolder:
                 problems.append(problem)
         if problems:
             raise problems[0]
+
+    def trash_of_others(self) -> int:
+        """Gives the bytes in the trash that belong to other users, so that we cannot free them.
+
+        Those that we may not even see are not among them, and it does not look for ever.
+        """
+        give_up = time.monotonic() + _LOOK_SECONDS
+        total = 0
+        with suppress(FileNotFoundError):  # as where nothing has ever been made
+            for parent, folders, files, here in os.fwalk(self._trash):
+                if Path(parent) == self._trash:  # without drafts, which are in use
+                    folders[:] = filter(_TRASHED.fullmatch, folders)
+                total += sum(_blocks_of_others(name, here) for name in (*folders, *files))
+                if time.monotonic() > give_up:
+                    break
+        return total
+
+    def removal_of_trash(self) -> str:
+        """Gives the command with which an administrator frees them."""
+        return f"sudo rm -rf {shlex.quote(str(self._trash))}/*.*"
 
     def pod(self, name: str) -> Path:
         """Where a pod's folder is, or would be."""
@@ -272,6 +296,15 @@ def _is_left_draft(item: Path) -> bool:
     except (NotADirectoryError, PermissionError):
         return True  # no folder, or another's: whoever removes it meets that
     return True
+
+
+def _blocks_of_others(name: str, folder: int) -> int:
+    """Gives the bytes that an entry takes up on the disk if it is not ours; gone: none."""
+    with suppress(OSError):
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if found.st_uid != os.geteuid():
+            return found.st_blocks * _BLOCK
+    return 0
 
 
 def _remove(folder: Path) -> None:

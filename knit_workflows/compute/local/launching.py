@@ -19,7 +19,7 @@ from typing import Final
 from knit_workflows.compute.adopted_folders import refuse_change
 from knit_workflows.compute.base import RunPod
 from knit_workflows.compute.checks import check_resources
-from knit_workflows.compute.local import pod_folder, supervisor
+from knit_workflows.compute.local import pod_folder, stopping, supervisor
 from knit_workflows.compute.local.engine import Engine, create_arguments, environment_file
 from knit_workflows.compute.local.folders import StateFolder, disk_errors
 from knit_workflows.compute.local.host import sandbox_command
@@ -106,6 +106,7 @@ def launch(pod: RunPod, command: SupervisorCommand, state: StateFolder) -> int |
             raise
         if locked_state is not None:
             try:
+                _mend(folder, pod, command, state)
                 return _start_locked(folder, pod, command, locked_state)
             finally:
                 os.close(locked_state)
@@ -127,23 +128,37 @@ def was_started(folder: Path) -> bool:
 
 def _prepare(folder: Path, pod: RunPod, command: SupervisorCommand, state: StateFolder) -> None:
     with state.draft() as draft:
-        document = {
-            "run_id": pod.run_id,
-            "generation": pod.generation,
-            "plan_id": pod.plan_id,
-            "image": pod.image,
-            "command": [*pod.entrypoint, *pod.args],
-            "engine": command.engine,
-            "log": str(state.volume(pod.log) / LOG_FILE) if pod.log else None,
-            "outputs": {mount.path: str(state.volume(mount.volume)) for mount in pod.outputs},
-        }
-        (draft / pod_folder.POD).write_text(json.dumps(document, indent=1))
-        pod_folder.reserve(draft)
+        _fill(draft, pod, command, state)
         try:
             draft.rename(folder)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
+
+
+def _fill(folder: Path, pod: RunPod, command: SupervisorCommand, state: StateFolder) -> None:
+    document = {
+        "run_id": pod.run_id,
+        "generation": pod.generation,
+        "plan_id": pod.plan_id,
+        "image": pod.image,
+        "command": [*pod.entrypoint, *pod.args],
+        "engine": command.engine,
+        "log": str(state.volume(pod.log) / LOG_FILE) if pod.log else None,
+        "outputs": {mount.path: str(state.volume(mount.volume)) for mount in pod.outputs},
+    }
+    (folder / pod_folder.POD).write_text(json.dumps(document, indent=1))
+    pod_folder.reserve(folder)
+
+
+def _mend(folder: Path, pod: RunPod, command: SupervisorCommand, state: StateFolder) -> None:
+    """Fills a folder anew that a power cut may have emptied before anything was started."""
+    reported = pod_folder.read_state(folder)
+    if reported is None or was_started(folder):
+        return
+    if stopping.is_of_earlier_boot(folder, reported):
+        with disk_errors():
+            _fill(folder, pod, command, state)
 
 
 def _start_locked(

@@ -6,9 +6,11 @@ import json
 import math
 import os
 import signal
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from knit_workflows.compute.local import pod_folder, supervisor
 from knit_workflows.compute.local.folders import disk_errors
@@ -33,11 +35,20 @@ class LaunchRecord:
     log: Path | None
     outputs: Mapping[str, Path]
     """The folder behind each path."""
+    readable: bool = True
+    """False: a power cut has emptied it, and nothing of the above is known."""
+
+
+_LOST: Final = LaunchRecord("", None, None, {}, readable=False)
 
 
 def read_launch_record(folder: Path) -> LaunchRecord:
     """Reads a pod's `pod.json`; raises FileNotFoundError when there is no such pod."""
-    document = json.loads((folder / pod_folder.POD).read_text())
+    text = (folder / pod_folder.POD).read_text(errors="replace")
+    try:
+        document = json.loads(text)
+    except ValueError:
+        return _LOST
     log = document["log"]
     outputs = {path: Path(folder) for path, folder in document["outputs"].items()}
     return LaunchRecord(document["image"], document["engine"], Path(log) if log else None, outputs)
@@ -64,9 +75,15 @@ def is_orphaned(folder: Path, reported: SupervisorState) -> bool:
     return pod_folder.read_state(folder) == reported
 
 
-def is_of_earlier_boot(reported: SupervisorState) -> bool:
-    """Says whether the machine was restarted since the pod was launched."""
-    return reported.boot is not None and reported.boot != boot_id()
+def is_of_earlier_boot(folder: Path, reported: SupervisorState) -> bool:
+    """Says whether the machine was restarted since the pod was launched.
+
+    A power cut may have emptied the state, whose age tells then.
+    """
+    if reported.boot is not None:
+        return reported.boot != boot_id()
+    booted_at = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return (folder / pod_folder.STATE).stat().st_mtime < booted_at
 
 
 def is_gone(folder: Path, reported: SupervisorState) -> bool:

@@ -188,6 +188,12 @@ start_without_log() {
 $told
 END
 }
+# Without it a container whose engine went away would pass for one that has failed.
+inspect_ended() {
+  state=$("$engine" inspect --format \
+    '{{.State.ExitCode}} {{.State.OOMKilled}} {{.State.Running}} {{.State.Status}}' "$name" \
+    2>/dev/null </dev/null)
+}
 start_copier
 echo running >&9
 if [ -n "$log" ]; then
@@ -198,8 +204,8 @@ else
 fi
 drain
 if [ "$code" != 0 ]; then
-  state=$("$engine" inspect --format \
-    '{{.State.ExitCode}} {{.State.OOMKilled}} {{.State.Running}} {{.State.Status}}' "$name")
+  # What an engine that answers does not say it will not say later.
+  until inspect_ended || { answers && { inspect_ended || :; }; }; do sleep 2; done
   printf 'container-state %s\n' "${state% *}" >&9
   case ${state##* } in
   created | configured | initialized)

@@ -15,6 +15,7 @@ from knit_cli.dev import child_process
 from knit_cli.dev.child_process import FIRST_PAUSE, MAX_PAUSE, ChildProcess
 from knit_cli.dev.dev_folder import DevFolder
 from knit_cli.dev.services import Service
+from knit_workflows.embedded import EmbeddedRefused
 
 
 class Clock:
@@ -123,13 +124,14 @@ def test_the_log_of_the_life_before_is_kept(
     assert new.read_text() != new.with_name("it.log.old").read_text() != ""
 
 
+@pytest.mark.parametrize("cause", [OSError("no room"), EmbeddedRefused("no room", "move it")])
 def test_a_command_that_cannot_be_started_is_tried_again(
-    make: Callable[..., ChildProcess], clock: Clock
+    make: Callable[..., ChildProcess], cause: Exception
 ) -> None:
     """Also when what comes before it fails, such as on a full disk."""
 
     def fail() -> None:
-        raise OSError("no room")
+        raise cause
 
     child = make("true", prepare=fail)
     assert child.poll(may_start=True)

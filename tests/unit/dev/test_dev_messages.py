@@ -23,6 +23,7 @@ from knit_cli.dev.dev_folder import DevFolder, DevState, Ports, ProcessIdentity
 from knit_cli.errors import CliError, render
 from knit_cli.invocation import Surroundings
 from knit_cli.main import run
+from knit_workflows.embedded import EmbeddedRefused
 
 PORTS = Ports(api=1, temporal=2, web_ui=3)
 
@@ -278,6 +279,7 @@ def test_the_supervisor_tells_whoever_started_it(
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/x"), "make room"),
         (OSError(errno.EACCES, os.strerror(errno.EACCES), "/x"), "right"),
         (supervisor.subprocess.CalledProcessError(1, ["initdb"]), "check the free space in"),
+        (EmbeddedRefused("it is closed", "chmod o+x /x"), "chmod o+x /x"),
     ],
 )
 def test_a_database_that_cannot_be_made(

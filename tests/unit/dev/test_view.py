@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,31 @@ def test_the_disk_is_shown_with_its_floor_and_reserve(
         "freeBytes": free,
         "floorBytes": 256 * MIB,
         "reserveBytes": 0,
+        "trashOfOthersBytes": 0,
     }
     console = Console(width=400, record=True)
     console.print(view.disk_line(folder, record))
     line = console.export_text()
     assert all(word in line for word in words), line
+
+
+def test_trash_that_only_others_can_free_is_told_with_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a container engine of root leaves it; but not what somebody is filling, nor our own."""
+    folder = DevFolder(tmp_path / "my state")
+    trash = folder.compute / "trash"
+    assert view.trash_lines(folder) == []
+    for name in (f"volume.{'0' * 32}", "draft"):
+        (trash / name / "deep").mkdir(parents=True)
+        (trash / name / "deep" / "file").write_bytes(bytes(1 << 20))
+    assert view.trash_lines(folder) == []
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    stuck = view.disk_facts(folder, DevState(Ports(1, 2, 3)))["trashOfOthersBytes"]
+    assert isinstance(stuck, int)
+    assert MIB <= stuck < 2 * MIB
+    console = Console(width=400, record=True)
+    console.print(*view.trash_lines(folder))
+    line = console.export_text()
+    assert "1 MiB belong to other users" in line
+    assert f"sudo rm -rf '{trash}'/*.*" in line

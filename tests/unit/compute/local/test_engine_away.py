@@ -37,7 +37,8 @@ case $1 in
   pull) cat said >&2; [ ! -e hangs ] || exec sleep 300 ;;
   create) [ ! -e refuses ] || { cat refuses >&2; exit 125; } ;;
   container) [ -e made ] ;;
-  start) echo said by the container ;;
+  start) echo said by the container; [ ! -e broken ] || exit 1 ;;
+  inspect) [ ! -e lost ] || exit 1; cat inspected ;;
 esac
 """
 """`down`: it went away after it had been found. `mute`, `refuses`: in the middle of a container."""
@@ -256,6 +257,45 @@ async def test_an_engine_that_gives_no_answer_counts_as_away(
     await with_volumes(backend, pod)
     with pytest.raises(BackendUnavailable, match="docker did not answer within 0 s"):
         await backend.launch(pod)
+
+
+@pytest.mark.parametrize(
+    ("inspected", "ended"),
+    [
+        (
+            "0 false true running",
+            Exit(255, "(container main) the connection to the container engine was lost"),
+        ),
+        ("3 false false exited", Exit(3, "(container main) Error")),
+    ],
+)
+async def test_an_engine_that_goes_away_is_no_failure_of_the_program(
+    backend: LocalBackend, engine: FakeEngine, pod: RunPod, inspected: str, ended: Exit
+) -> None:
+    """It is asked until it answers what has become of the container."""
+    engine.write("image")
+    for sign in ("broken", "lost", "mute"):
+        engine.write(sign)
+    engine.write("inspected", inspected)
+    await launched(backend, pod)
+    async with asyncio.timeout(PATIENCE):
+        while (engine.folder / "asked").read_text().split()[-1] != "version":
+            await asyncio.sleep(0.02)
+    assert (await backend.observe(pod.name)).phase is Phase.RUNNING
+    engine.remove("lost")
+    engine.remove("mute")
+    assert (await until(backend, pod, has_ended)).exit == ended
+
+
+async def test_a_container_that_the_engine_has_no_words_for_ends_as_attached(
+    backend: LocalBackend, engine: FakeEngine, pod: RunPod
+) -> None:
+    """It answers, so that there is nothing to wait for: it does not know the format, say."""
+    engine.write("image")
+    engine.write("broken")
+    await launched(backend, pod)
+    end = await until(backend, pod, has_ended)
+    assert end.exit == Exit(1, "(container main) Error")
 
 
 async def test_a_container_that_cannot_be_removed_keeps_its_pod(
