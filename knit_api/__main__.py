@@ -37,6 +37,7 @@ from knit_workflows.domain.imports import ImportTimes
 from knit_workflows.domain.ports import ApiStore
 from knit_workflows.metrics import exposition
 from knit_workflows.metrics.instruments import OF_API
+from knit_workflows.open_files import allow_open_files
 from knit_workflows.settings import AccountSettings, Settings, SettingsRefused, read_settings
 from knit_workflows.settings.extra_apis import ExtraApisRefused
 from knit_workflows.store import PostgresStore
@@ -56,6 +57,8 @@ _REFUSALS: Final = (
     exposition.AddressInUse,
 )
 """Why it does not even start."""
+_OPEN_FILES: Final = 65_536
+"""Each client has a connection, and each transfer some more and files."""
 LEAVES_AFTER: Final = 11.0
 """Seconds in which two probes of the chart fail, so that nobody is sent here any more."""
 
@@ -244,6 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except _REFUSALS as refused:
         parser.error(str(refused))
     logs.set_up(settings.log_format, settings.log_level)
+    allow_open_files(_OPEN_FILES)
     core_port = set_up_telemetry(settings.log_format, with_metrics=listener is not None)
     traced_process.start("knit-api")
     metrics = exposition.serving(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final, TypeVar
 
 import pydantic_core
@@ -18,7 +19,12 @@ M = TypeVar("M", bound=BaseModel)
 
 
 async def json_body(request: Request) -> Any:
-    """Gives the decoded body; raises InvalidRequest with line and column, or HttpProblem (413)."""
+    """Gives the decoded body.
+
+    Raises:
+        InvalidRequest: it is not JSON; with line and column.
+        HttpProblem: it is too large (413), or did not come in time (408).
+    """
     raw = await _read(request)
     try:
         return pydantic_core.from_json(raw, allow_inf_nan=False)
@@ -72,11 +78,17 @@ async def _read(request: Request) -> bytes:
     if announced.isdigit() and int(announced) > MAX_BYTES:
         raise _too_large()
     body = bytearray()
+    within: float = request.app.state.deps.timeouts.body
     try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BYTES:
-                raise _too_large()
+        async with asyncio.timeout(within):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BYTES:
+                    raise _too_large()
+    except TimeoutError as error:
+        raise HttpProblem(
+            408, f"the body did not come within {within:g} s", "send it again, at once"
+        ) from error
     except ClientDisconnect as error:
         raise ClientDisconnected("the client closed the connection within the body") from error
     return bytes(body)

@@ -169,6 +169,8 @@ class Timeouts:
 
     write: float = 60.0
     """A client that takes nothing for so long is considered gone."""
+    body: float = 60.0
+    """How long a body of JSON, which has some MiB at most, may take to come."""
     ping: float = 3.0
     """How long store and Temporal may take to say that they are there."""
     open_check_interval: float = 3.0
@@ -183,6 +185,8 @@ class Timeouts:
     """The log of a Run that has ended is complete once nothing was added for so long."""
     log_idle_while_ending: float = 3.0
     """The same while the Run is being ended: a stopped container may still write."""
+    log_size: float = 10.0
+    """How long the volume of a log may take to say, at the end, how much there is of it."""
     drain: float = 5.0
     """How long the end of the process waits for transfers that are being ended."""
 

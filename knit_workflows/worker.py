@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import logging
 import os
-import resource
 import signal
 import socket
 import sys
@@ -32,6 +31,7 @@ from knit_workflows.domain.ports import Store
 from knit_workflows.health import Health
 from knit_workflows.metrics import exposition
 from knit_workflows.metrics.instruments import OF_WORKERS, WORKER_READY
+from knit_workflows.open_files import allow_open_files
 from knit_workflows.plugin import (
     ALL_ROLES,
     WAITING_SLOTS,
@@ -295,16 +295,8 @@ async def told_to_stop(stopping: asyncio.Event, store: Store) -> None:
 
 
 def allow_connections() -> None:
-    """Raises this process's limit of open files, if it is low: each call of a hook is one.
-
-    Often 1,024 are allowed at first, and more only on request.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 2 * WAITING_SLOTS
-    if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    """Lets this process have as many connections as it may want: each call of a hook is one."""
+    allow_open_files(2 * WAITING_SLOTS)
 
 
 def _roles(text: str) -> frozenset[Role] | None:

@@ -67,7 +67,7 @@ _DESCRIPTIONS: Final = {
     401: "the token is not valid",
     403: "the role does not allow it",
     404: "there is no such thing",
-    408: "the client sent nothing for too long",
+    408: "the body did not come, or not in time",
     409: "the present state does not allow it",
     413: "the body is too large",
     415: "not a type of archive",
@@ -91,9 +91,13 @@ _LEADS_TO: Final = {
 
 
 def failures(*statuses: int) -> dict[int | str, Extra]:
-    """Describes the errors of a route; 507 wherever a part may be unavailable."""
+    """Describes the errors of a route.
+
+    507 is one wherever a part may be unavailable, and 408 where a body of JSON is read.
+    """
     full = {507} if 503 in statuses else set()
-    return {status: _failure(status) for status in sorted({*statuses, *full})}
+    late = {408} if 413 in statuses else set()
+    return {status: _failure(status) for status in sorted({*statuses, *full, *late})}
 
 
 def _failure(status: int) -> Extra:

@@ -386,7 +386,7 @@ ERRORS: Final[Mapping[int, dict[str, Any]]] = {
         "this needs the role editor; ada has the role viewer", "ask an admin for the role editor"
     ),
     404: _error("there is no such thing", "check the id", IDS["knit_id"]),
-    408: _error("the client sent nothing for too long", "push again"),
+    408: _error("the body did not come within 60 s", "send it again, at once"),
     409: _error(
         "the present state does not allow it",
         "look at its present state, then decide anew",

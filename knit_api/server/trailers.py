@@ -8,7 +8,8 @@ that none of uvicorn's own state machine is repeated here:
 * the last event of a response gets the headers of the ASGI message `http.response.trailers`.
 
 Besides, a response that is aborted on purpose (`ResponseAborted`) closes the connection quietly,
-and a client that goes on sending an unwanted body is cut off after a while.
+and a client is cut off after a while that goes on sending an unwanted body, or does not come to the
+end of a request's head: uvicorn waits for the first request, and the rest of any, without end.
 """
 
 from __future__ import annotations
@@ -71,13 +72,26 @@ class TrailersProtocol(H11Protocol):
 
     linger_timeout: ClassVar[float] = 5.0
     """Seconds that an unwanted body or an aborted response may drain before a reset."""
+    head_timeout: ClassVar[float] = 30.0
+    """Seconds that the head of a request may take: from its first byte, or of the connection."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._head_timer: asyncio.TimerHandle | None = None
         self.conn = TrailerConnection(self.conn._max_incomplete_event_size)
         self._inner = cast(ASGIApp, self.app)
         self.app = self._serve
         self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Takes a new connection, and waits for its first request, but not for ever."""
+        super().connection_made(transport)
+        self._limit_head()
+
+    def handle_events(self) -> None:
+        """Handles what has come, as the base class does."""
+        super().handle_events()
+        self._limit_head()
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         # No other request of this connection can begin before this one's response is complete, so
@@ -116,9 +130,24 @@ class TrailersProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancels what was planned for the connection."""
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._head_timer):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
+
+    def _limit_head(self) -> None:
+        """Sees to it that the time for a head is running while one is awaited, and only then.
+
+        Whatever comes of it in the meantime gives it no more time. A connection that rests between
+        two requests is uvicorn's to close.
+        """
+        rests = self.timeout_keep_alive_task is not None
+        if self.conn.their_state is h11.IDLE and not rests:
+            if self._head_timer is None:
+                self._head_timer = self.loop.call_later(self.head_timeout, self.transport.abort)
+        elif self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def _abort(self, cycle: RequestResponseCycle) -> None:
         cycle.disconnected = True  # keeps uvicorn from logging an error

@@ -15,6 +15,7 @@ from knit_api.server.streams import Chunks, cancel_and_wait
 from knit_api.server.trailers import ResponseAborted
 from knit_api.transfers.download import prefetched
 from knit_api.transfers.lifecycle import reading
+from knit_api.transfers.volume_access import VolumeAccess
 from knit_workflows.domain import errors
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.ports import ApiStore
@@ -57,7 +58,8 @@ async def log_response(
                 raise needs_http_1_1("a log that is followed")
             chunks = volume.followed()
             stack.push_async_callback(chunks.aclose)
-            body = _after(offset, _followed(chunks, deps, _RunMonitor(store, run, timeouts)))
+            monitor = _RunMonitor(store, run, timeouts)
+            body = _after(offset, _followed(volume, chunks, deps, monitor))
             return StreamedResponse(
                 body,
                 stack.pop_all(),
@@ -186,26 +188,43 @@ class _RunMonitor:
 
 
 async def _followed(
-    chunks: Chunks, deps: Deps, monitor: _RunMonitor
+    volume: VolumeAccess, chunks: Chunks, deps: Deps, monitor: _RunMonitor
 ) -> AsyncGenerator[bytes, None]:
-    """Passes chunks on until the Run has ended and its log is idle.
+    """Passes chunks on until the Run has ended, its log is idle, and all of it has come.
 
     Raises:
-        ResponseAborted: this process ends before that: it is not the end of the log.
+        ResponseAborted: this process ends before that, or the volume gives no more: it is not the
+            end of the log.
     """
     loop = asyncio.get_running_loop()
     polling = asyncio.ensure_future(monitor.poll())
-    last, over = loop.time(), False
+    last, over, passed_on, lacks = loop.time(), False, 0, False
     try:
         async for chunk in chunks:
             if chunk:
-                last, over = loop.time(), False
+                last, over, lacks = loop.time(), False, False
+                passed_on += len(chunk)
                 yield chunk
             elif over:
-                return
+                if await _log_bytes(volume, deps.timeouts.log_size) <= passed_on:
+                    return
+                if lacks:
+                    raise ResponseAborted("there is more of the log, and it does not come")
+                over, lacks = False, True  # it may have been written just now
             elif deps.stopping.is_set():
                 raise ResponseAborted("this server ends before the Run does")
             else:  # read once more: on a busy machine this chunk may be an old one
                 over = monitor.is_over(last)
     finally:
         await cancel_and_wait(polling)
+
+
+async def _log_bytes(volume: VolumeAccess, within: float) -> int:
+    """Gives how large a log is; raises ResponseAborted if its volume does not say so in time."""
+    try:
+        async with asyncio.timeout(within):
+            return await volume.content_bytes()
+    except errors.DataNotFound:
+        return 0  # its Run ended before it could write anything
+    except (errors.KnitError, TimeoutError) as error:
+        raise ResponseAborted("nobody knows whether the log is complete") from error

@@ -55,6 +55,11 @@ class PostgresWarmVolumeStore:
         params = {"keeper": keeper, "volume": volume, "every": _LOOKED_AFTER_EVERY}
         return await self._db.row(_SQL["ready"], params) is not None
 
+    async def end(self, keeper: str, volume: str) -> bool:
+        """See the port."""
+        params = {"keeper": keeper, "volume": volume, "held": _HELD}
+        return await self._db.row(_SQL["end"], params) is not None
+
     async def discard(self, keeper: str, volume: str) -> None:
         """See the port."""
         await self._db.do(_SQL["discard"], {"keeper": keeper, "volume": volume})

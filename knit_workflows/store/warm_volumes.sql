@@ -47,6 +47,14 @@ UPDATE warm_volume
  WHERE volume = %(volume)s AND keeper = %(keeper)s AND state = 'making'
 RETURNING volume
 
+-- name: end
+
+-- What this keeper still holds is to go: nobody gets it any more.
+UPDATE warm_volume
+   SET state = 'ending', until = date_trunc('milliseconds', clock_timestamp()) + %(held)s
+ WHERE volume = %(volume)s AND keeper = %(keeper)s AND state <> 'ready'
+RETURNING volume
+
 -- name: discard
 
 WITH gone AS (

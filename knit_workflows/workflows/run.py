@@ -23,6 +23,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any, Final
 
 from temporalio import workflow
@@ -58,6 +59,8 @@ from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.workflows import options
 
 _LAUNCH: Final = "create volumes and the run pod; see a short Run through"
+_TOLD_WITHIN: Final = timedelta(minutes=1)
+"""How long a disrupted Run waits for its After hooks before it is launched again."""
 STATUS: Final = SearchAttributeKey.for_keyword(names.ATTRIBUTE_STATUS)
 
 
@@ -390,8 +393,8 @@ class RunWorkflow:
         Raises:
             _Relaunched: it does.
         """
-        if self._telling is not None:  # before the generation is over that its hooks are told of
-            await self._telling
+        if await self._stopped_before_told():
+            return self._stopped()
         self._pending = Pending(status=self._phase, reason=f"disrupted: {evidence.disruption}")
         self._show()
         relaunch = workflow.start_activity_method(
@@ -412,6 +415,26 @@ class RunWorkflow:
         if progress.status in (RunStatus.WAITING, RunStatus.DEACTIVATED):
             raise _Relaunched
         return progress
+
+    async def _stopped_before_told(self) -> bool:
+        """Waits for this generation's hooks to be told, but not for ever; True: a stop came first.
+
+        Calls that last longer may end among those of the next generation; those that have not begun
+        by then are not made.
+        """
+        told = self._telling
+        if told is None or told.done():
+            return False
+        if not workflow.patched("a-relaunch-waits-a-while-for-hooks"):
+            await told
+            return False
+        with suppress(asyncio.TimeoutError):
+            await workflow.wait_condition(
+                lambda: told.done() or self._stop is not None,
+                timeout=_TOLD_WITHIN,
+                timeout_summary="until the hooks are told of what was before",
+            )
+        return self._stop is not None
 
     def _until(self) -> str:
         starts = self._hooks and self._phase is RunStatus.STARTING

@@ -45,7 +45,11 @@ class _Server(uvicorn.Server):
 
 @asynccontextmanager
 async def serving(
-    app: ASGIApp, *, grace: int = 1, linger_timeout: float = DetachableProtocol.linger_timeout
+    app: ASGIApp,
+    *,
+    grace: int = 1,
+    linger_timeout: float = DetachableProtocol.linger_timeout,
+    head_timeout: float = DetachableProtocol.head_timeout,
 ) -> AsyncIterator[int]:
     """Serves an app as `python -m knit_api` does; gives the port."""
     listener = socket.create_server(("127.0.0.1", 0))
@@ -59,9 +63,10 @@ async def serving(
         finally:
             _UNDER_WAY[connection] -= 1
 
+    limits = {"linger_timeout": linger_timeout, "head_timeout": head_timeout}
     config = uvicorn.Config(
         counted,
-        http=type("Protocol", (DetachableProtocol,), {"linger_timeout": linger_timeout}),
+        http=type("Protocol", (DetachableProtocol,), limits),
         ws="none",
         lifespan="off",
         log_config=None,

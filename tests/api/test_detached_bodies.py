@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from knit_api.deps import Timeouts
 from knit_api.server import sockets
 from knit_workflows import archive
 from knit_workflows.domain.runs.run import RunStatus
@@ -117,6 +118,15 @@ async def test_a_client_that_leaves_within_a_json_body_changes_nothing(port, sto
     answer = await talk(port, f"{head}Content-Length: 99\r\n\r\n{{".encode(), half_close=True)
     assert b" 200 " not in answer
     assert store.memory.data[knit_id] == before
+
+
+@pytest.mark.parametrize("timeouts", [Timeouts(body=0.3)])
+async def test_a_json_body_that_does_not_come_is_not_waited_for(port, store, transfers):
+    knit_id = a_data(store, transfers)
+    head = f"PUT /api/data/{knit_id} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    answer = await talk(port, f"{head}Connection: close\r\nContent-Length: 100\r\n\r\n{{".encode())
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"did not come within 0.3 s" in answer
 
 
 async def test_a_download_is_written_by_a_thread(port, store, transfers, detached):

@@ -13,7 +13,7 @@ import pytest
 from knit_api.deps import Deps, Timeouts
 from knit_api.transfers.local_volume import LocalVolume
 from knit_api.transfers.run_log import log_of
-from knit_workflows.domain.errors import StoreUnavailable, TransferNotReady
+from knit_workflows.domain.errors import BackendUnavailable, StoreUnavailable, TransferNotReady
 from knit_workflows.domain.runs.run import DISRUPTED, RunStatus, Waiting, WaitKind
 from tests.api.fake_transfers import FakeTransfers
 from tests.memory_store import MemoryStore, new_id
@@ -176,8 +176,40 @@ async def test_a_look_that_took_long_is_not_the_last(client, store, transfers, m
             await asyncio.sleep(0.01)
             yield b""
 
+    async def content_bytes(_: LocalVolume) -> int:
+        return len("last words\n")
+
     monkeypatch.setattr(LocalVolume, "followed", followed)
+    monkeypatch.setattr(LocalVolume, "content_bytes", content_bytes)
     assert (await client.get(f"/runs/{run_id}/log?follow")).text == "last words\n"
+
+
+@pytest.mark.parametrize("says", [10, 20, 5, None])
+async def test_a_log_whose_agent_has_gone_silent_is_not_complete(
+    port, store, transfers, monkeypatch, says
+):
+    """Its Run is over, and half of what there is has come; or nobody says how much there is."""
+    run_id, _ = a_run(store, transfers, S.RUNNING)
+
+    async def followed(_: LocalVolume) -> AsyncIterator[bytes]:
+        yield b"0123456789"
+        store.set_status(run_id, S.DONE)
+        while True:
+            await asyncio.sleep(0.01)
+            yield b""
+
+    async def content_bytes(_: LocalVolume) -> int:
+        if says is None:
+            raise BackendUnavailable
+        return says
+
+    monkeypatch.setattr(LocalVolume, "followed", followed)
+    monkeypatch.setattr(LocalVolume, "content_bytes", content_bytes)
+    reader, writer = await follow(port, run_id)
+    answer = await asyncio.wait_for(reader.read(), PATIENCE)
+    writer.close()
+    assert b"0123456789" in answer
+    assert answer.endswith(b"0\r\n\r\n") is (says in (5, 10))
 
 
 @pytest.mark.patient

@@ -155,6 +155,66 @@ async def test_a_refused_body_that_ends_in_time_leaves_the_connection_usable():
         writer.close()
 
 
+async def ends(reader: asyncio.StreamReader) -> bytes:
+    """Gives what comes until the server closes."""
+    async with asyncio.timeout(PATIENCE):
+        try:
+            return await reader.read()
+        except ConnectionResetError:
+            return b""
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\n"])
+async def test_a_client_that_never_asks_is_cut_off(begun):
+    async with serving(echo, head_timeout=0.3) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(begun)
+        assert await ends(reader) == b""
+        writer.close()
+
+
+async def test_one_that_asks_ever_so_slowly_is_cut_off():
+    """Each byte gives it no more time."""
+    async with serving(echo, head_timeout=0.3) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        ending = asyncio.ensure_future(ends(reader))
+        while not ending.done():
+            writer.write(b"G" if writer.transport.get_write_buffer_size() == 0 else b"")
+            await asyncio.sleep(0.02)
+        assert await ending == b""
+        writer.close()
+
+
+async def test_the_next_head_has_its_time_too():
+    whole = HEAD + b"\r\n" + chunk(b"one") + b"0\r\n\r\n"
+    async with serving(echo, head_timeout=0.3) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(2):
+            writer.write(whole)
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+            await reader.readuntil(b"x-md5: f97c5d29941bfb1b2fdab0874906ab82\r\n\r\n")
+        writer.write(HEAD)
+        assert await ends(reader) == b""
+        writer.close()
+
+
+async def test_who_has_asked_is_answered_however_long_it_takes():
+    """Neither a long body nor a long answer is limited so."""
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.5)
+        await echo(scope, receive, send)
+
+    async with serving(slow, head_timeout=0.2) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HEAD + b"Connection: close\r\n\r\n" + chunk(b"on"))
+        await asyncio.sleep(0.4)
+        writer.write(chunk(b"e") + b"0\r\n\r\n")
+        _, content, _, complete = parts(await ends(reader))
+        writer.close()
+    assert (content, complete) == (b"one", True)
+
+
 async def run(*command: str | Path) -> str:
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT

@@ -17,7 +17,7 @@ from tests.memory_store.details import all_tags, data_detail
 from tests.memory_store.matching import project_data
 from tests.memory_store.memory import START, DataRow, Memory, Part, as_shown
 from tests.memory_store.moves import move
-from tests.memory_store.transfers import end_readers
+from tests.memory_store.transfers import end_readers, serves_nobody
 
 _Place = tuple[bool, datetime, str]
 
@@ -93,8 +93,12 @@ class MemoryData(Part):
         for busy in [*([] if run.status.is_final else [run]), *readers]:
             reason = f"the Data {knit_id} is in use by the Run {busy.run_id}"
             raise IllegalMove(reason, advice="wait, or stop it", see=busy.run_id)
-        end_readers(rows, [knit_id])
-        if any(open_.knit_id == knit_id for open_ in rows.transfers.values()):
+        if not dry_run:
+            end_readers(rows, [knit_id])
+        if any(
+            open_.knit_id == knit_id and not serves_nobody(rows, open_.transfer_id)
+            for open_ in rows.transfers.values()
+        ):
             raise IllegalMove(f"the Data {knit_id} is being transferred", see=knit_id)
         if not dry_run:
             one.purged = True

@@ -21,6 +21,8 @@ def move(
     at = memory.now()
     run.events.append(RunEvent(at, run.generation, run.status, target, cause, exit, actor))
     run.status, run.exit, run.waiting = target, exit or run.exit, None
+    if target not in (RunStatus.WAITING, RunStatus.READY):
+        run.environment = {}
     if touch:
         run.updated_at = at
 

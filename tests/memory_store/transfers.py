@@ -137,8 +137,13 @@ class MemoryTransfers(Part):
 def end_readers(memory: Memory, knit_ids: Collection[str]) -> None:
     """Ends transfers that only keep an endpoint."""
     for one in list(memory.transfers.values()):
-        if one.knit_id in knit_ids and memory.transfer_states[one.transfer_id] not in _NOT_LEFT:
+        if one.knit_id in knit_ids and serves_nobody(memory, one.transfer_id):
             del memory.transfers[one.transfer_id]
+
+
+def serves_nobody(memory: Memory, transfer_id: str) -> bool:
+    """Says whether a transfer only keeps an endpoint."""
+    return memory.transfer_states[transfer_id] not in _NOT_LEFT
 
 
 def _begin(memory: Memory, run_id: RunId, knit_id: KnitId, actor: str) -> None:

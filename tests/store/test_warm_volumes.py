@@ -77,6 +77,27 @@ async def test_a_keeper_that_died_has_heirs(store: PostgresStore, url: str) -> N
     assert await store.warm_volumes.ready("b", one.volume)
 
 
+async def test_only_who_holds_a_volume_may_end_it(store: PostgresStore, url: str) -> None:
+    """Not who held it before, nor once it is ready for uploads, or an upload's."""
+    [one] = await store.warm_volumes.hold("a", "kind", 1)
+    fetch(url, "UPDATE warm_volume SET until = now() - interval '1 s'")
+    await store.warm_volumes.hold("b", "kind", 1)
+    assert not await store.warm_volumes.end("a", one.volume)
+    assert await store.warm_volumes.ready("b", one.volume)
+    assert not await store.warm_volumes.end("b", one.volume)
+    assert (await uploaded(store)).volume == one.volume
+    assert not await store.warm_volumes.end("b", one.volume)
+
+
+async def test_one_that_is_to_end_is_taken_by_nobody(store: PostgresStore) -> None:
+    [one] = await store.warm_volumes.hold("a", "kind", 1)
+    assert await store.warm_volumes.end("a", one.volume)
+    assert not await store.warm_volumes.ready("a", one.volume)
+    held = await store.warm_volumes.hold("a", "kind", 1)
+    assert [again.volume == one.volume for again in held if again.ending] == [True]
+    assert await store.warm_volumes.end("a", one.volume)  # the first attempt was cut
+
+
 async def test_one_that_is_looked_after_is_taken_by_nobody_meanwhile(
     store: PostgresStore, url: str
 ) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from typing import Any
 
 import pytest
+from temporalio.client import WorkflowHandle
 
 from knit_workflows import names
 from knit_workflows.compute.base import Observation, Phase
@@ -14,8 +18,11 @@ from knit_workflows.domain.hooks import Hooks
 from knit_workflows.domain.ports import Relaunched, RunKey
 from knit_workflows.domain.runs.run import ABORTED_BY_USER, KNIT, Exit, RunDetail, RunStatus
 from knit_workflows.embedded import EmbeddedPostgres
+from knit_workflows.plugin import ALL_ROLES, Role
 from knit_workflows.store.runs.execution import PostgresRunExecutionStore
 from knit_workflows.testing import QUICK, KnitEnvironment, MemoryBackend, knit_environment
+from knit_workflows.worker import workers
+from knit_workflows.workflows import run as workflow_of_runs
 from tests.receiver import receiver
 from tests.waiting import PATIENCE
 from tests.workflows.test_hooks import SETTINGS
@@ -253,3 +260,55 @@ async def test_hooks_hear_of_both_generations_and_of_no_failure(
         for path in ("/before", "/after"):
             seen = [call.transition[1] for call in hooks.calls if call.path == path]
             assert [f"→ {target}" for target in seen] == moves
+
+
+@asynccontextmanager
+async def told_by_nobody(
+    postgres: EmbeddedPostgres, backend: MemoryBackend
+) -> AsyncIterator[KnitEnvironment]:
+    """A knit with an After hook, and no worker that could call it."""
+    async with (
+        knit_environment(postgres=postgres, backend=backend, hooks=SETTINGS, work=False) as knit,
+        AsyncExitStack() as stack,
+    ):
+        for worker in workers(knit.temporal, knit.deps, ALL_ROLES - {Role.HOOKS}):
+            await stack.enter_async_context(worker)
+        await knit.store.hooks.configure(Hooks(after=("http://127.0.0.1:1/after",)))
+        yield knit
+
+
+async def test_hooks_that_nobody_tells_keep_no_run_from_its_next_generation(
+    postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workflow_of_runs, "_TOLD_WITHIN", timedelta(milliseconds=300))
+    backend = Held()
+    async with told_by_nobody(postgres, backend) as knit:
+        run = await running(knit)
+        backend.evict(run)
+        await generation_runs(knit, run, 2)
+        handle = knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 1))
+        assert (await handle.result())["status"] == "superseded"
+
+
+async def test_a_stop_does_not_wait_for_hooks_either(postgres: EmbeddedPostgres) -> None:
+    """Though the Run was disrupted, and waits for its hooks to be told before it goes on."""
+    backend = Held()
+    async with told_by_nobody(postgres, backend) as knit:
+        run = await running(knit)
+        handle = knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 1))
+        backend.evict(run)
+        await _waits_for_hooks(handle)
+        await knit.store.runs.stop(run.summary.run_id, fail=True)
+        failed = await knit.final(run.summary.run_id)
+        assert (failed.summary.status, failed.generation) == (RunStatus.FAILED, 1)
+        assert failed.summary.exit == ABORTED_BY_USER
+
+
+async def _waits_for_hooks(handle: WorkflowHandle[Any, Any]) -> None:
+    """Waits until the workflow has set its timer."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            history = await handle.fetch_history()
+            if any(one.HasField("timer_started_event_attributes") for one in history.events):
+                return
+            await asyncio.sleep(0.05)

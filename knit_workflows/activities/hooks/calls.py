@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 from temporalio import activity
 
 from knit_workflows.backoff import Backoff
-from knit_workflows.domain.errors import Unavailable
+from knit_workflows.domain.errors import KnitError, Unavailable
 from knit_workflows.domain.hooks import HookAnswer, HookPhase, Transition
 from knit_workflows.domain.ports import HookStore
 from knit_workflows.domain.runs.run import RunDetail
@@ -60,7 +60,8 @@ class Asking:
     """What a Before hook is called with besides its Run.
 
     `environment` has what the hooks before it want in the container's, and gets what it wants;
-    `pause` is how long all wait if it fails; `is_slow` is awaited if it does not answer at once.
+    `pause` is how long all wait if it fails; `is_slow` is awaited beside the call if it does not
+    answer at once.
     """
 
     environment: dict[str, str] = field(default_factory=dict)
@@ -74,9 +75,10 @@ class HookCalls:
     A cancellation of the activity ends them early, but not the record of their outcome.
     """
 
-    def __init__(self, hooks: HookStore, caller: Caller) -> None:
+    def __init__(self, hooks: HookStore, caller: Caller, *, slow: timedelta = SLOW) -> None:
         self._hooks = hooks
         self._caller = caller
+        self._slow = slow
 
     async def call(self, hook: Hook, run: RunDetail, asking: Asking) -> HookAnswer | None:
         """Calls a hook once and records the outcome; None: it is not to be called."""
@@ -120,16 +122,17 @@ class HookCalls:
             return HookAnswer(False, f"{abandoned.result()} before the call", timedelta())
         begun = time.monotonic()
         calling = asyncio.create_task(self._caller.call(hook.url, message))
+        # Later attempts have a reason on record, which two in turn would make long.
+        is_slow = asking.is_slow if message.attempt == 1 else None
+        telling = asyncio.create_task(_tell_after(self._slow, is_slow))
         try:
-            # Later attempts have a reason on record, which two in turn would make long.
-            tells = asking.is_slow if message.attempt == 1 else None
-            if tells and not await _first(calling, abandoned, within=SLOW):
-                await tells()
-            await _first(calling, abandoned)
+            futures: set[asyncio.Future[Any]] = {calling, abandoned}
+            await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
             if calling.done():
                 return await calling
         finally:
             calling.cancel()
+            telling.cancel()
         taken = timedelta(seconds=time.monotonic() - begun)
         return HookAnswer(False, f"{abandoned.result()} before the answer came", taken)
 
@@ -147,20 +150,19 @@ class HookCalls:
                 await asyncio.sleep(backoff.next())
 
 
-async def _first(
-    calling: asyncio.Future[HookAnswer],
-    abandoned: asyncio.Future[str],
-    *,
-    within: timedelta | None = None,
-) -> bool:
-    """Waits until there is an answer or nobody wants it any more; False: neither came in time."""
-    futures: set[asyncio.Future[Any]] = {calling, abandoned}
-    done, _ = await asyncio.wait(
-        futures,
-        timeout=None if within is None else within.total_seconds(),
-        return_when=asyncio.FIRST_COMPLETED,
-    )
-    return bool(done)
+async def _tell_after(pause: timedelta, tells: Callable[[], Awaitable[object]] | None) -> None:
+    """Tells that a call takes long, once it does; a failure to tell is none of the call."""
+    if tells is None:
+        return
+    await asyncio.sleep(pause.total_seconds())
+    try:
+        await tells()
+    except KnitError as error:
+        log.warning(
+            "what a Run waits for is not on record: %s",
+            error.reason,
+            extra={"action": "hook_slow"},
+        )
 
 
 async def _until_worker_ends(call: asyncio.Task[HookAnswer | None]) -> None:

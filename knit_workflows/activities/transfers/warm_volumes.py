@@ -100,8 +100,10 @@ class WarmVolumes:
             return False
         except DataExists:
             pass  # somebody else has written to it
-        await self._backend.close_transfer(transfer)
-        await self._store.discard(self._me, one.volume)
+        # By now it may be an upload's that began after our hold had ended, and so may its pod.
+        if await self._store.end(self._me, one.volume):
+            await self._backend.close_transfer(transfer)
+            await self._store.discard(self._me, one.volume)
         return True
 
     def _failed(self, error: KnitError) -> None:

@@ -71,7 +71,8 @@ class HookStore(Protocol):
     ) -> None:
         """Keeps what the Before hooks want in the container's environment until its pod is there.
 
-        Replaces what was kept before. Changes nothing if the Run has gone on meanwhile.
+        Replaces what was kept before. Changes nothing if the Run has gone on meanwhile. A Run that
+        ends without a pod keeps nothing either.
         """
 
     async def find(

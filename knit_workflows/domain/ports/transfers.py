@@ -57,6 +57,12 @@ class WarmVolumeStore(Protocol):
     async def ready(self, keeper: str, volume: str) -> bool:
         """Lets uploads take a volume; False if the keeper does not hold it any more."""
 
+    async def end(self, keeper: str, volume: str) -> bool:
+        """Has a volume go, whose pod may then be closed; False if the keeper does not hold it.
+
+        It may be another keeper's by now, or that of an upload which uses its pod.
+        """
+
     async def discard(self, keeper: str, volume: str) -> None:
         """Leaves a volume that the keeper holds to the garbage collection."""
 

@@ -13,9 +13,13 @@ from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
 from knit_workflows.store.not_found import missing_data
-from knit_workflows.store.runs.retry_delete import end_readers
+from knit_workflows.store.runs.retry_delete import (
+    SERVES_NOBODY,
+    SERVES_NOBODY_SINCE,
+    end_readers,
+)
 
-_SQL: Final = named_sql.beside(__file__)
+_SQL: Final = named_sql.beside(__file__, serves_nobody=SERVES_NOBODY)
 
 
 async def purge(
@@ -37,8 +41,9 @@ async def purge(
                 advice="wait until the Run has ended, or stop it",
                 see=row.run_id,
             )
-        await end_readers(session, [knit_id])
-        await _refuse_if_read(session, knit_id)
+        if not dry_run:
+            await end_readers(session, [knit_id])
+        await _refuse_if_read(session, knit_id, dry_run=dry_run)
         if not dry_run:
             await session.do(_SQL["purge"], {"knit_id": knit_id, "actor": actor})
         return True, row.volume if row.owned else None
@@ -46,8 +51,9 @@ async def purge(
     return await db.freeing(step)
 
 
-async def _refuse_if_read(session: Session, knit_id: KnitId) -> None:
-    reader = await session.row(_SQL["readers"], {"knit_id": knit_id})
+async def _refuse_if_read(session: Session, knit_id: KnitId, *, dry_run: bool) -> None:
+    where = {"knit_id": knit_id, "dry_run": dry_run, **SERVES_NOBODY_SINCE}
+    reader = await session.row(_SQL["readers"], where)
     if reader is None:
         return
     if reader.run_id is None:

@@ -9,7 +9,8 @@ SELECT d.volume, d.owned, d.purged_at, r.run_id, r.status
 
 -- name: readers
 
--- What reads a Data, or writes it: Runs that have not ended, and open transfers (no id).
+-- What reads a Data, or writes it: Runs that have not ended, and open transfers (no id). In a dry
+-- run transfers that serve nobody are still there.
 SELECT r.run_id, r.status AS doing
   FROM run_input ri
   JOIN run r USING (run_id)
@@ -19,6 +20,7 @@ SELECT r.run_id, r.status AS doing
 SELECT NULL, mode
   FROM transfer
  WHERE knit_id = %(knit_id)s
+   AND NOT (%(dry_run)s AND /*serves_nobody*/)
  ORDER BY run_id
  LIMIT 1
 

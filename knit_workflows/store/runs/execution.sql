@@ -89,7 +89,7 @@ WITH cur AS MATERIALIZED (
                                        THEN run.used_service_account
                                        ELSE %(used_service_account)s::text END,
            used_options = run.used_options || %(options)s::jsonb,
-           hook_env = CASE WHEN %(target)s = 'starting' THEN NULL ELSE run.hook_env END,
+           hook_env = CASE WHEN %(target)s IN ('waiting', 'ready') THEN run.hook_env END,
            holdup = NULL
       FROM cur
      WHERE run.run_id = cur.run_id
@@ -183,6 +183,7 @@ WITH cur AS MATERIALIZED (
 ), moved AS (
     UPDATE run
        SET status = cur.target,
+           hook_env = NULL,
            holdup = NULL,
            updated_at = date_trunc('milliseconds', clock_timestamp())
       FROM cur

@@ -30,6 +30,9 @@ OPENING_PATIENCE: Final = timedelta(seconds=10)
 three seconds."""
 SILENCE: Final = PRESENT_EVERY * 6
 """The same for one that is open, since its client was last there."""
+SERVES_NOBODY: Final = _SQL["serves_nobody"]
+"""A condition for rows of `transfer`, with the parameters `SERVES_NOBODY_SINCE`."""
+SERVES_NOBODY_SINCE: Final = {"opening": OPENING_PATIENCE, "silence": SILENCE}
 _DELETABLE: Final = _RETRYABLE | {RunStatus.WAITING, RunStatus.DEACTIVATED}
 
 
@@ -168,10 +171,7 @@ async def _discard_outputs(session: Session, run_id: RunId) -> list[str]:
 
 async def end_readers(session: Session, knit_ids: Sequence[KnitId]) -> None:
     """Ends transfers that read these Data, which are locked, but serve nobody."""
-    await session.do(
-        _SQL["end_readers"],
-        {"knit_ids": knit_ids, "opening": OPENING_PATIENCE, "silence": SILENCE},
-    )
+    await session.do(_SQL["end_readers"], {"knit_ids": knit_ids, **SERVES_NOBODY_SINCE})
 
 
 def _channels() -> dict[str, str]:

@@ -33,15 +33,20 @@ SELECT knit_id FROM data WHERE run_id = %(run_id)s ORDER BY knit_id FOR UPDATE
 
 -- name: end_readers
 
--- Ends transfers that read these Data and are not open although some time has passed, or not any
--- more, or whose client has not been there for a while: nobody gets anything through them. Whoever
--- opens or keeps one finds its row gone, and closes it.
+-- Ends transfers that read these Data and serve nobody. Whoever opens or keeps one finds its row
+-- gone, and closes it.
 DELETE FROM transfer
  WHERE knit_id = ANY (%(knit_ids)s::uuid[])
-   AND mode = 'read'
-   AND (   state IN ('idle', 'closing')
-        OR created_at < clock_timestamp()
-                        - CASE state WHEN 'opening' THEN %(opening)s ELSE %(silence)s END)
+   AND /*serves_nobody*/
+
+-- name: serves_nobody
+
+-- Of a transfer: it reads, and is not open although some time has passed, or not any more, or its
+-- client has not been there for a while. Nobody gets anything through it.
+(mode = 'read'
+ AND (   state IN ('idle', 'closing')
+      OR created_at < clock_timestamp()
+                      - CASE state WHEN 'opening' THEN %(opening)s ELSE %(silence)s END))
 
 -- name: users
 

@@ -25,6 +25,7 @@ WITH moved AS (
        SET status = %(target)s,
            exit_code = %(exit_code)s,
            exit_message = %(exit_message)s,
+           hook_env = NULL,
            holdup = NULL,
            updated_at = date_trunc('milliseconds', clock_timestamp())
      WHERE run_id = %(run_id)s

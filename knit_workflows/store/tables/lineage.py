@@ -156,7 +156,7 @@ class Run(columns.Table, table=True):
     `admitted_at` says that it may have a workflow, `workflow_started_at` that it has one;
     `used_*` and `image_digest` are what its pod was really given, `notes` what its exit does not
     tell; `hook_env` is what Before hooks want in the container's environment, until its pod is
-    there.
+    there or will never be.
     """
 
     __tablename__ = "run"

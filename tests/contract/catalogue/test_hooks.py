@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
@@ -29,6 +30,7 @@ from knit_workflows.domain.ports import RunKey
 from knit_workflows.domain.runs.run import KNIT, USER, RunStatus
 from tests.contract.catalogue.conftest import AnyStore
 from tests.contract.catalogue.test_lifecycle import pushed, waiting
+from tests.memory_store import MemoryStore
 from tests.store.build import drain, register, spec
 
 S = RunStatus
@@ -250,3 +252,29 @@ async def test_the_history_says_who_made_a_change(store: AnyStore) -> None:
     await store.runs.delete(step.run_id)
     actors = [event.actor for event in await store.runs.events(step.run_id)]
     assert actors == [KNIT, "ada", KNIT, "bob", USER]
+
+
+async def kept_environment(store: AnyStore, run: RunKey) -> Mapping[str, str]:
+    if isinstance(store, MemoryStore):
+        return store.memory.runs[run.run_id].environment
+    return (await store.execution.spec(run)).environment
+
+
+@pytest.mark.parametrize("stopped", [True, False], ids=["stopped", "refused"])
+async def test_the_environment_goes_with_a_run_that_never_starts(
+    store: AnyStore, stopped: bool
+) -> None:
+    """It may hold secrets, which nobody reads any more."""
+    first = await transition(store)
+    run = RunKey(first.run_id, first.generation)
+    wanted = {"DATABASE_PASSWORD": "s3cret"}
+    await store.execution.advance(run, S.READY, cause="a test")
+    await store.hooks.keep_environment(replace(first, source=S.READY, target=S.STARTING), wanted)
+    assert await kept_environment(store, run) == wanted
+    if stopped:
+        await store.runs.stop(run.run_id, fail=True)
+    else:
+        await store.execution.advance(run, S.ABORTING, cause="refused")
+    assert await kept_environment(store, run) == {}
+    await store.execution.finalize(run, cause="a test")
+    assert await kept_environment(store, run) == {}

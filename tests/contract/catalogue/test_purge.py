@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
@@ -75,6 +76,20 @@ async def test_a_dry_run_changes_nothing(store: AnyStore) -> None:
     assert (purge.is_new, purge.volume) == (True, names.volume(knit_id))
     assert PURGED not in (await store.data.get(knit_id)).tags
     assert (await store.data.purge(knit_id)).is_new
+
+
+async def test_a_dry_run_leaves_an_endpoint_that_is_kept(store: AnyStore) -> None:
+    """It is in nobody's way, and ends only with the purge itself."""
+    knit_id = await pushed(store)
+    await store.transfers.begin_download("r1", knit_id)
+    await store.transfers.opened("r1", "http://127.0.0.1:1/")
+    left = await store.transfers.leave("r1", knit_id, "r1", linger=timedelta(hours=1))
+    assert left.stays
+    assert (await store.data.purge(knit_id, dry_run=True)).is_new
+    assert (await store.transfers.get("r1")).knit_id == knit_id
+    assert (await store.data.purge(knit_id)).is_new
+    with pytest.raises(KnitError):
+        await store.transfers.get("r1")
 
 
 async def test_purged_data_are_found_as_such_only(store: AnyStore) -> None:

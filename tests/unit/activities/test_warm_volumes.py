@@ -28,6 +28,8 @@ class Rows:
         self.held: Sequence[WarmVolume] = held
         self.turns = 0
         self.told: list[str] = []
+        self.lost = False
+        """Another keeper holds them, or an upload has taken them."""
 
     async def hold(self, keeper: str, kind: str, count: int) -> Sequence[WarmVolume]:
         self.turns += 1
@@ -36,6 +38,9 @@ class Rows:
     async def ready(self, keeper: str, volume: str) -> bool:
         self.told.append(f"ready {volume}")
         return True
+
+    async def end(self, keeper: str, volume: str) -> bool:
+        return not self.lost
 
     async def discard(self, keeper: str, volume: str) -> None:
         self.told.append(f"discard {volume}")
@@ -92,6 +97,21 @@ async def test_a_volume_that_others_have_written_to_becomes_no_data() -> None:
     rows = Rows(ONE)
     assert await keeper(rows, Pods(DataExists())).turn(POOL)
     assert rows.told == ["discard data-knitid-aa"]
+
+
+async def test_the_pod_of_an_upload_is_not_closed() -> None:
+    """Opening took so long that another keeper made the volume ready, and an upload took it."""
+    rows = Rows(ONE)
+
+    class Taken(Pods):
+        async def open_transfer(self, transfer: Transfer) -> Endpoint:
+            rows.lost = True
+            return await super().open_transfer(transfer)
+
+    pods = Taken(DataExists())
+    assert await keeper(rows, pods).turn(POOL)
+    assert pods.made == ["volume data-knitid-aa", "open knitid-aa-write-warm s3cret"]
+    assert rows.told == []
 
 
 async def test_one_that_fails_does_not_keep_the_others_from_it() -> None:
