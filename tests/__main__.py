@@ -38,12 +38,12 @@ class Tier:
     arguments: tuple[str, ...]
 
 
-# More than there are cores, since many of them wait; the slow ones do so most of the time.
-QUICK = Tier("quick", ("-n", "4", "-m", "not slow and not cluster", "--durations=25"))
+# Three, since many of them wait.
+QUICK = Tier("quick", ("-n", "3", "-m", "not slow and not cluster", "--durations=25"))
 SLOW = Tier(
     "slow",
     (
-        *("-n", "3", "--dist", "loadfile"),
+        *("-n", "2", "--dist", "loadfile"),
         # As they are collected: the longest are in the folders that come first.
         "--no-loadscope-reorder",
         *("-m", "slow and not cluster", "--durations=10"),

@@ -319,6 +319,7 @@ async def test_a_client_that_does_not_take_the_last_bytes_is_given_up(stuck):
         await response(scope, asyncio.Event().wait, send)
 
 
+@pytest.mark.patient
 async def test_a_slow_client_has_the_time_for_each_piece_of_a_chunk():
     """It takes something all the while, and the whole chunk in more than the time-out."""
     got: list[bytes] = []
@@ -327,10 +328,10 @@ async def test_a_slow_client_has_the_time_for_each_piece_of_a_chunk():
         yield b"x" * (1 << 20)
 
     async def send(message: dict[str, object]) -> None:
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.15)
         got.append(message.get("body", b""))  # type: ignore[arg-type]
 
-    response = StreamedResponse(chunks(), AsyncExitStack(), "text/plain", write_timeout=0.2)
+    response = StreamedResponse(chunks(), AsyncExitStack(), "text/plain", write_timeout=1.5)
     scope = {"type": "http", "http_version": "1.1", "extensions": {}}
     await response(scope, asyncio.Event().wait, send)
     assert len(b"".join(got)) == 1 << 20
