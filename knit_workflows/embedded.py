@@ -56,6 +56,7 @@ _SYSTEM_USER: Final = "pgserver"
 _INITDB: Final = ("--auth=trust", "--auth-local=trust", "--encoding=utf8", "-U", "postgres")
 _PID_LINE, _STATUS_LINE = 0, 7
 """Lines of PostgreSQL's `postmaster.pid`."""
+_LOOKS_EVERY: Final = 0.02
 _START_TIMEOUT: Final = 60.0
 _STOP_TIMEOUT: Final = 10.0
 _ORPHANS_TIMEOUT: Final = 2.0
@@ -310,7 +311,7 @@ class EmbeddedPostgres:
                 with suppress(psutil.NoSuchProcess):
                     process.send_signal(number)
             timeout = _STOP_TIMEOUT if heads else _ORPHANS_TIMEOUT
-            _, processes = psutil.wait_procs(processes, timeout=timeout)
+            processes = alive_after(processes, timeout)
             if not processes:
                 break
         if not processes:
@@ -355,6 +356,24 @@ class EmbeddedPostgres:
             return (self._folder / "postmaster.pid").read_text(encoding="utf-8").splitlines()
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+
+def alive_after(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Waits until all have ended, or so long; gives those that have not. Blocks.
+
+    psutil waits for zombies, too: nobody may ever fetch their exit codes, in a container for one.
+    """
+    ends = time.monotonic() + seconds
+    while (alive := [one for one in processes if _is_alive(one)]) and time.monotonic() < ends:
+        time.sleep(_LOOKS_EVERY)
+    return alive
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _is_head(process: psutil.Process) -> bool:

@@ -11,7 +11,7 @@ from knit_cli.dev.child_process import STOP_TIMEOUT
 from knit_cli.dev.dev_folder import DevFolder, ProcessIdentity
 from knit_cli.dev.services import COMMAND_FORMS, OWNER_VARIABLE, TEMPORAL
 from knit_cli.errors import CliError
-from knit_workflows.embedded import EmbeddedPostgres
+from knit_workflows.embedded import EmbeddedPostgres, alive_after
 
 STACK_STOP_TIMEOUT: Final = 60.0
 _KILL_TIMEOUT: Final = 10.0
@@ -37,11 +37,11 @@ def _stop(processes: list[psutil.Process]) -> None:
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.terminate()
-    _, stubborn = psutil.wait_procs(processes, timeout=STOP_TIMEOUT)
+    stubborn = alive_after(processes, STOP_TIMEOUT)
     for process in stubborn:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(stubborn, timeout=_KILL_TIMEOUT)
+    alive_after(stubborn, _KILL_TIMEOUT)
 
 
 def _is_temporal(process: psutil.Process) -> bool:
@@ -59,16 +59,21 @@ def leftovers(folder: DevFolder) -> list[psutil.Process]:
 
 
 def stop_supervisor(mark: ProcessIdentity) -> None:
-    """Asks a supervisor to stop the stack and waits; kills it if it does not stop in time."""
+    """Asks a supervisor to stop the stack and waits; kills it if it does not stop in time.
+
+    Raises:
+        CliError: it is another user's, or cannot be killed.
+    """
     process = mark.process()
     if process is None:
         return
     try:
         process.terminate()
-        process.wait(STACK_STOP_TIMEOUT)
-    except psutil.TimeoutExpired:
+        if not alive_after([process], STACK_STOP_TIMEOUT):
+            return
         process.kill()
-        process.wait(_KILL_TIMEOUT)
+        if not alive_after([process], _KILL_TIMEOUT):
+            return
     except psutil.AccessDenied as cause:
         raise CliError(
             "this stack belongs to another user",
@@ -77,6 +82,11 @@ def stop_supervisor(mark: ProcessIdentity) -> None:
         ) from cause
     except psutil.NoSuchProcess:
         return
+    raise CliError(
+        f"process {mark.pid} of this stack does not end",
+        reason=f"it was killed {_KILL_TIMEOUT:g} seconds ago, and waits for a disk or the like",
+        advice="repeat this command once the machine is less busy",
+    )
 
 
 def _belongs_to(process: psutil.Process, owner: str) -> bool:

@@ -7,7 +7,9 @@ import io
 import json
 import os
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -138,6 +140,31 @@ def test_a_stack_of_somebody_else_is_not_ended(monkeypatch: pytest.MonkeyPatch) 
         "reason: there is no permission to stop its process 7\n"
         "hint: stop it as the user who started it"
     )
+
+
+def test_a_supervisor_whose_end_nobody_heeds_has_ended() -> None:
+    """In a container, for one, where the first process fetches no exit codes."""
+    with subprocess.Popen(["sleep", "100"]) as process:
+        began = time.monotonic()
+        shutdown.stop_supervisor(ProcessIdentity.of(process.pid))
+        assert time.monotonic() - began < shutdown.STACK_STOP_TIMEOUT / 2
+
+
+def test_a_supervisor_that_cannot_be_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stuck:
+        def terminate(self) -> None: ...
+        def kill(self) -> None: ...
+        def is_running(self) -> bool:
+            return True
+
+        def status(self) -> str:
+            return psutil.STATUS_DISK_SLEEP
+
+    monkeypatch.setattr(ProcessIdentity, "process", lambda _: Stuck())
+    monkeypatch.setattr(shutdown, "STACK_STOP_TIMEOUT", 0)
+    monkeypatch.setattr(shutdown, "_KILL_TIMEOUT", 0)
+    with pytest.raises(CliError, match="process 7 of this stack does not end"):
+        shutdown.stop_supervisor(ProcessIdentity(7, "b"))
 
 
 def test_a_machine_without_temporal(monkeypatch: pytest.MonkeyPatch) -> None:
