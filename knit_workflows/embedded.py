@@ -37,7 +37,7 @@ with warnings.catch_warnings():
     )
 
 from knit_workflows import names
-from knit_workflows.provision.passage import let_pass
+from knit_workflows.provision.passage import FolderClosed, let_pass
 
 DYNAMIC_CONFIG: Final[Mapping[str, str]] = {
     # Defaults throttle small servers: 102 ms per sequential activity, 9.5 ms with these two.
@@ -133,15 +133,25 @@ class EmbeddedPostgres:
             EmbeddedRefused: the folder, or the database in it, cannot be used.
             OSError, subprocess.SubprocessError: it cannot be initialized.
         """
+        self.open_way()
+        if not (self._folder / "PG_VERSION").exists():
+            self._initialize()
+        self._sockets = self._socket_folder()
+
+    def open_way(self) -> list[Path]:
+        """Lets the user that runs the server reach it; gives the folders that were closed to it.
+
+        A second call gives none. Part of `prepare`; by itself, for who wants to say so.
+
+        Raises:
+            EmbeddedRefused: the folder, or the database in it, cannot be used.
+        """
         self._folder.parent.mkdir(parents=True, exist_ok=True)
         self._programs = _programs(self._folder)
         if os.geteuid() == 0:
             ensure_user_exists(_SYSTEM_USER)
             self._user = _SYSTEM_USER
-        self._grant_access()
-        if not (self._folder / "PG_VERSION").exists():
-            self._initialize()
-        self._sockets = self._socket_folder()
+        return self._grant_access()
 
     def _initialize(self) -> None:
         """Initializes a draft and renames it: no server starts on what a killed initdb leaves."""
@@ -183,11 +193,11 @@ class EmbeddedPostgres:
             sockets.chmod(0o777)
         return sockets
 
-    def _grant_access(self) -> None:
-        """Gives the database to the user that runs the server; raises EmbeddedRefused."""
+    def _grant_access(self) -> list[Path]:
+        """Gives the database to the user that runs the server; gives what was closed to it."""
         if self.user is None:
-            return
-        _require_passage(
+            return []
+        admitted = _require_passage(
             self._folder,
             self.user,
             f"{self._folder.parent} is no place for the database",
@@ -196,7 +206,7 @@ class EmbeddedPostgres:
         if self._folder.exists():
             self._give_to_user(self._folder)
         _open_programs(self._programs.parent)
-        _require_passage(
+        return admitted + _require_passage(
             self._programs.parents[1],
             self.user,
             f"the programs of PostgreSQL in {self._programs} cannot be started",
@@ -423,13 +433,19 @@ def _plain_folder(folder: Path, runtime: Path) -> Path:
     return made
 
 
-def _require_passage(folder: Path, user: str, refusal: str, way_out: str) -> None:
-    """Makes sure that a user can pass through all folders above one; for root.
+def _require_passage(folder: Path, user: str, refusal: str, way_out: str) -> list[Path]:
+    """Lets a user pass through all folders above one, for root; gives those that were closed.
 
     Raises:
         EmbeddedRefused: folders are closed to the user, and their file system has no access lists.
     """
-    closed = [str(above) for above in reversed(folder.parents) if not let_pass(above, user)]
+    admitted: list[Path] = []
+    closed: list[str] = []
+    for above in reversed(folder.parents):
+        try:
+            admitted += [above] if let_pass(above, user) else []
+        except FolderClosed:
+            closed.append(str(above))
     if closed:
         raise EmbeddedRefused(
             f"{refusal}: PostgreSQL does not run as root but as the user {user}, to whom "
@@ -437,6 +453,7 @@ def _require_passage(folder: Path, user: str, refusal: str, way_out: str) -> Non
             f"{way_out}; or let all users of this machine pass through, which lists nothing to "
             f"them: chmod o+x {shlex.join(closed)}",
         )
+    return admitted
 
 
 def _open_programs(installed: Path) -> None:

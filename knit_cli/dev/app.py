@@ -16,7 +16,7 @@ from rich.live import Live
 from knit_cli.config.profile import Profile, mark_folder, save_profile
 from knit_cli.dev.dev_folder import RECORD, DevFolder, DevState, Ports
 from knit_cli.dev.ports import LOOPBACK
-from knit_cli.dev.prerequisites import obtain_prerequisites
+from knit_cli.dev.prerequisites import obtain_prerequisites, open_way_to_database
 from knit_cli.dev.services import api_root
 from knit_cli.dev.shutdown import leftovers, stop_leftovers, stop_supervisor
 from knit_cli.dev.startup import running_detached, supervise, wait_until_settled
@@ -87,6 +87,7 @@ def up(
     else:
         # Here and not in the supervisor, because it may take minutes and the user should see it.
         obtain_prerequisites(quiet=invocation.quiet)
+        open_way_to_database(folder.postgres)
         if detach:
             record = running_detached(folder, ports, settings=settings)
     if record is not None:

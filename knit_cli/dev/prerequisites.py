@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from knit_cli.errors import CliError
 from knit_cli.output import say
+from knit_workflows.embedded import EmbeddedPostgres, EmbeddedRefused
 from knit_workflows.provision.cache import SetUpError
 from knit_workflows.provision.sandbox import sandbox_problem
 from knit_workflows.provision.temporal_cli import ADVICE, find_temporal, obtain_temporal
@@ -26,6 +27,23 @@ def obtain_prerequisites(*, quiet: bool) -> None:
     _temporal(lambda: obtain_temporal(quiet=quiet))
     if os.environ.get("KNIT_COMPUTE__KIND", "local") == "local" and (problem := sandbox_problem()):
         say(f"Runs of `host/…` images will fail: {problem}")
+
+
+def open_way_to_database(folder: Path) -> None:
+    """Lets the user that runs PostgreSQL pass through the folders above it, and says so.
+
+    Raises:
+        CliError: it cannot pass.
+    """
+    server = EmbeddedPostgres(folder)
+    try:
+        opened = server.open_way()
+    except EmbeddedRefused as refused:
+        raise CliError(
+            "PostgreSQL cannot be set up", reason=refused.reason, advice=refused.advice
+        ) from refused
+    for one in opened:
+        say(f"the user {server.user}, who runs PostgreSQL, may pass through {one} now")
 
 
 def require_temporal() -> Path:

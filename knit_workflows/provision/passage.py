@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import pwd
 import stat
@@ -11,8 +10,6 @@ import subprocess
 import tempfile
 from pathlib import Path
 from typing import Final
-
-log = logging.getLogger(__name__)
 
 _ACCESS_LIST: Final = "system.posix_acl_access"
 """The attribute with which Linux keeps a file's access list (`acl(5)`)."""
@@ -28,25 +25,33 @@ _Entries = dict[tuple[int, int], int]
 """Permissions by tag and id."""
 
 
-def let_pass(folder: Path, user: str) -> bool:
-    """Makes sure that a user can pass through a folder; gives whether that is so. Idempotent.
+class FolderClosed(Exception):
+    """A folder is closed to the user, and its file system has no access lists, or is read-only."""
 
-    A folder that is closed to it gets an entry in its access list, for this user and nothing but
-    passage, which `setfacl -x u:USER FOLDER` takes back. One that root has made among temporary
-    files lets everybody pass: such folders live shorter, and not all have access lists.
+
+def let_pass(folder: Path, user: str) -> bool:
+    """Makes sure that a user can pass through a folder; gives whether it had to be let through.
+
+    Then the folder has got an entry in its access list, for this user and nothing but passage,
+    which `setfacl -x u:USER FOLDER` takes back. One that root has made among temporary files lets
+    everybody pass instead: such folders live shorter, and not all have access lists.
+
+    Raises:
+        FolderClosed: it cannot be let through.
     """
     mode = folder.stat().st_mode
     if mode & stat.S_IXOTH or _may_pass(folder, user):
-        return True
+        return False
     if _is_temporary(folder):
         folder.chmod(stat.S_IMODE(mode) | stat.S_IXOTH)
-        return True
+        return False
     try:
         _admit(folder, pwd.getpwnam(user).pw_uid)
-    except OSError:  # no access lists here, or a read-only file system
-        return False
-    log.warning("the user %s may pass through %s now, and sees nothing of it", user, folder)
-    return _may_pass(folder, user)
+    except OSError as cause:
+        raise FolderClosed(str(folder)) from cause
+    if not _may_pass(folder, user):
+        raise FolderClosed(str(folder))
+    return True
 
 
 def _admit(folder: Path, uid: int) -> None:

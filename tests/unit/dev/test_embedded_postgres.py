@@ -100,6 +100,8 @@ def test_its_user_alone_is_let_through_closed_folders(open_path: Path) -> None:
     above = private(open_path / "my project")
     below = private(above / "state")
     server = EmbeddedPostgres(below / "pg")
+    assert server.open_way() == [above, below]
+    assert server.open_way() == []
     server.prepare()
     server.before_start()
     account = pwd.getpwnam(str(server.user))
