@@ -11,6 +11,7 @@ from knit_api.deps import Deps
 from knit_api.extra.endpoints import Endpoint, Endpoints
 from knit_api.extra.in_force import ExtraApis
 from knit_workflows.settings import ExtraApisSettings
+from tests.waiting import PATIENCE
 
 PutInForce = Callable[..., None]
 
@@ -27,7 +28,7 @@ def extra(deps: Deps) -> PutInForce:
     ) -> None:
         spans = {
             name: timedelta(seconds=value) if isinstance(value, float) else value
-            for name, value in limits.items()
+            for name, value in {"connect_timeout": PATIENCE, **limits}.items()
         }
         extra = ExtraApis(ExtraApisSettings(**spans))
         extra.endpoints = Endpoints([Endpoint(path, proxy_to.format(port=port))])
