@@ -247,10 +247,13 @@ class Deps:
         suggested, limit = self.backend.suggested_runs(), self.engine.max_active_runs
         return suggested if limit is None else suggested.at_most(limit)
 
-    def activities(self, roles: frozenset[Role], slots: int = SLOTS) -> list[Callable[..., Any]]:
+    def activities(
+        self, roles: frozenset[Role], slots: int = SLOTS, *, eager: bool = True
+    ) -> list[Callable[..., Any]]:
         """Gives the activities of these roles, bound to the store and the back-end.
 
-        They are for one Worker, which carries out `slots` of them at once.
+        They are for one Worker, which carries out `slots` of them at once. `eager`: whether Runs
+        that it starts may begin with it.
         """
         transfers = ComputeTransferActivities(
             self.store.transfers,
@@ -264,7 +267,7 @@ class Deps:
         parts = (
             self._of_runs(slots),
             self._of_transfers(transfers),
-            self._of_upkeep(transfers),
+            self._of_upkeep(transfers, eager=eager),
             self._of_hooks(),
             {Role.BACKUP: [ProcessBackupActivities().take_backup]},
         )
@@ -314,7 +317,7 @@ class Deps:
         # COMPUTE too: old histories have transfers on its queue.
         return {Role.COMPUTE: both, Role.INTERACTIVE: [*both, volumes.look_at_volumes]}
 
-    def _of_upkeep(self, transfers: ComputeTransferActivities) -> _ByRole:
+    def _of_upkeep(self, transfers: ComputeTransferActivities, *, eager: bool) -> _ByRole:
         projector = StoreProjectorActivities(
             self.store.projection,
             self.store.admission,
@@ -322,6 +325,7 @@ class Deps:
             self.engine,
             run_limits=self._run_limits(),
             current=self.projector_input(),
+            eager=eager,
         )
         housekeeping = StoreHousekeepingActivities(
             self.store.housekeeping, self.backend, transfers, self.engine
@@ -379,7 +383,8 @@ class KnitPlugin(SimplePlugin):
                 config["max_concurrent_activities"] = (
                     config.get("max_concurrent_activities") or WAITING_SLOTS
                 )
-            wanted = self._deps.activities(self._roles, _slots_of(config))
+            eager = not _is_versioned(config)
+            wanted = self._deps.activities(self._roles, _slots_of(config), eager=eager)
             config["activities"] = _with_activities(config.get("activities"), wanted)
         _default_versioning(config)
         configured = super().configure_worker(config)

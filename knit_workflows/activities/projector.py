@@ -97,14 +97,19 @@ class StoreProjectorActivities(ProjectorActivities):
         *,
         run_limits: RunLimits,
         current: ProjectorInput,
+        eager: bool = True,
     ) -> None:
-        """`current` has the settings of this worker; those of a drain's workflow may be older."""
+        """`current` has the settings of this worker; those of a drain's workflow may be older.
+
+        `eager`: see `RunStarter`.
+        """
         self._projection = projection
         self._admission = admission
         self._backend = backend
         self._settings = settings
         self._run_limits = run_limits
         self._current = current
+        self._eager = eager
 
     @activity.defn(name="knit.drain_outbox")
     async def drain_outbox(self, request: ProjectorInput) -> Drained:
@@ -122,6 +127,7 @@ class StoreProjectorActivities(ProjectorActivities):
                     self._settings,
                     attributes=attributes,
                     at_hand=self._backend.is_at_hand(),
+                    eager=self._eager,
                 )
                 work = self._projection.wake_ups(fallback=self._settings.poll_interval)
                 async with aclosing(work), self._delivering(client) as stops:

@@ -123,13 +123,20 @@ class RunStarter:
         *,
         attributes: bool,
         at_hand: bool = False,
+        eager: bool = False,
     ) -> None:
-        """`attributes`: the server knows knit's; `at_hand`: launches take moments at most."""
+        """`attributes`: the server knows knit's; `at_hand`: launches take moments at most.
+
+        `eager`: this process may get a Run's first task with the answer, without a poll. Of workers
+        with versions it may not: the Run would begin with the version of this process, be it the
+        current one or not.
+        """
         self._client = client
         self._queues = queues
         self._settings = settings
         self._attributes = attributes
         self._launch_within = _launch_within(queues, settings) if at_hand else None
+        self._eager = eager
 
     @property
     def launches_here(self) -> bool:
@@ -179,8 +186,7 @@ class RunStarter:
                 task_timeout=self._settings.step_timeout,
                 # Servers that support fairness let Plans take turns, however many Runs they have.
                 priority=Priority(fairness_key=str(run.plan_id)),
-                # If this process executes workflows too, the first task needs no poll.
-                request_eager_start=True,
+                request_eager_start=self._eager,
                 static_summary=_summary(run),
                 static_details=_details(run),
                 search_attributes=_attributes_of(run) if self._attributes else None,

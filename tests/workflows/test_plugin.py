@@ -193,10 +193,12 @@ class _Asked(Deps):
 
     slots = 0
 
-    def activities(self, roles: frozenset[Role], slots: int = SLOTS) -> list[Callable[..., object]]:
+    def activities(
+        self, roles: frozenset[Role], slots: int = SLOTS, *, eager: bool = True
+    ) -> list[Callable[..., object]]:
         """Remembers."""
         self.slots = slots
-        return super().activities(roles, slots)
+        return super().activities(roles, slots, eager=eager)
 
 
 @pytest.mark.parametrize(
