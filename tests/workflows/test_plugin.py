@@ -192,12 +192,13 @@ class _Asked(Deps):
     """It remembers for how many slots its activities were made."""
 
     slots = 0
+    eager: bool | None = None
 
     def activities(
         self, roles: frozenset[Role], slots: int = SLOTS, *, eager: bool = True
     ) -> list[Callable[..., object]]:
         """Remembers."""
-        self.slots = slots
+        self.slots, self.eager = slots, eager
         return super().activities(roles, slots, eager=eager)
 
 
@@ -222,6 +223,24 @@ async def test_activities_that_wait_know_the_slots_of_their_worker(
     plugins = [KnitPlugin(deps, roles=roles)]
     Worker(temporal_client, task_queue="mine", plugins=plugins, **of_the_user)  # type: ignore[arg-type]
     assert deps.slots == slots
+
+
+@pytest.mark.parametrize("versioned", [True, False])
+async def test_runs_begin_with_the_worker_that_starts_them_unless_it_has_a_version(
+    temporal_client: Client, versioned: bool
+) -> None:
+    """A worker that drains may start Runs for minutes, and they are for the current version."""
+    store = PostgresStore(StoreSettings(url=SecretStr("postgresql:///never-opened")))
+    deps = _Asked(store, MemoryBackend())
+    version = WorkerDeploymentVersion(deployment_name="mine", build_id="1")
+    config = {
+        "client": temporal_client,
+        "deployment_config": WorkerDeploymentConfig(
+            version=version, use_worker_versioning=versioned
+        ),
+    }
+    KnitPlugin(deps).configure_worker(config)  # type: ignore[arg-type]
+    assert deps.eager is not versioned
 
 
 def test_what_people_wait_for_has_a_queue_and_a_worker_of_its_own() -> None:

@@ -61,6 +61,21 @@ async def started(
     return one
 
 
+@pytest.mark.parametrize("eager", [True, False])
+async def test_runs_begin_here_only_where_they_may(eager: bool) -> None:
+    """Of workers with versions they would begin with that of this process, current or not."""
+    client = Recorder()
+    starter = RunStarter(
+        client,  # type: ignore[arg-type]
+        QUEUES,
+        EngineSettings(),
+        attributes=True,
+        eager=eager,
+    )
+    await starter.start([a_run()])
+    assert client.started[0][1]["request_eager_start"] is eager
+
+
 async def test_no_search_attribute_is_longer_than_postgres_takes() -> None:
     """A longer one is never listed, and its task is tried again for ever."""
     _, how = await started(LONG)
