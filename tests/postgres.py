@@ -61,6 +61,15 @@ def fetch(url: str, query: str, *parameters: Any) -> list[dict[str, Any]]:
     return cursor.fetchall() if cursor.description else []
 
 
+def blocks_somebody(url: str, connection: psycopg.Connection) -> bool:
+    """Whether somebody waits for a lock that this connection holds, and not for just any lock.
+
+    All databases of a server share one for NOTIFY, so others are seen waiting at any time.
+    """
+    waiting = "SELECT pid FROM pg_stat_activity WHERE %s = ANY(pg_blocking_pids(pid))"
+    return bool(fetch(url, waiting, connection.info.backend_pid))
+
+
 class Databases:
     """Makes databases on a running server.
 

@@ -17,7 +17,7 @@ from knit_workflows.domain.ports import AdmissionLimits
 from knit_workflows.domain.runs.run import RunQuery, RunStatus, WaitKind
 from knit_workflows.store import PostgresStore
 from knit_workflows.store.plans import activation
-from tests.postgres import connection_to
+from tests.postgres import blocks_somebody, connection_to
 from tests.store.build import fetch, only, queue_up, register, spec, upload
 from tests.waiting import PATIENCE, until
 
@@ -44,11 +44,11 @@ def statuses(url: str, plan_id: str) -> Counter[str]:
 
 
 @contextmanager
-def locked(url: str, run_id: str) -> Iterator[None]:
+def locked(url: str, run_id: str) -> Iterator[psycopg.Connection]:
     """Somebody else changes this Run meanwhile."""
     with psycopg.connect(url) as connection:
         connection.execute("SELECT FROM run WHERE run_id = %s FOR UPDATE", [run_id])
-        yield
+        yield connection
 
 
 def nth_run(url: str, plan_id: str, place: int) -> str:
@@ -61,27 +61,16 @@ def nth_run(url: str, plan_id: str, place: int) -> str:
     return str(rows[place]["run_id"])
 
 
-async def somebody_waits_for_a_lock(url: str) -> None:
-    await until(
-        lambda: fetch(
-            url,
-            "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-            " AND datname = current_database()",
-        )
-    )
-
-
 @asynccontextmanager
 async def stuck_in_the_second_page(
     store: PostgresStore, url: str, plan_id: PlanId
 ) -> AsyncIterator[asyncio.Task[object]]:
     """A deactivation that has moved its first page and waits for a Run of the second."""
-    with locked(url, nth_run(url, plan_id, PAGE + PAGE // 2)):
-        moving: asyncio.Task[object] = asyncio.create_task(
-            store.plans.set_active(plan_id, False)  # type: ignore[arg-type]
-        )
-        await somebody_waits_for_a_lock(url)
-        yield moving
+    async with asyncio.TaskGroup() as group:
+        with locked(url, nth_run(url, plan_id, PAGE + PAGE // 2)) as connection:
+            moving = group.create_task(store.plans.set_active(plan_id, False))
+            await until(lambda: blocks_somebody(url, connection))
+            yield moving
 
 
 async def test_runs_move_in_several_transactions(store: PostgresStore, url: str) -> None:

@@ -19,6 +19,7 @@ from knit_workflows.domain.tags import Tag
 from knit_workflows.store import PostgresStore
 from knit_workflows.store.connection import Database, Session
 from knit_workflows.store.data.search import DataSearch
+from tests.postgres import blocks_somebody
 from tests.store.build import (
     begin,
     end,
@@ -26,6 +27,7 @@ from tests.store.build import (
     tags,
     upload,
 )
+from tests.waiting import until
 
 NOWHERE = "11111111-1111-4111-8111-111111111111"
 S = RunStatus
@@ -130,10 +132,6 @@ async def test_data_of_a_tag_come_by_time_whenever_it_was_added(
     key, data = await begin(store)
     await store.data.change_tags(data, TagChange(add=tags("before:x")))
     await store.execution.advance(key, RunStatus.COMPLETING, cause="test")
-    waiting = (
-        "SELECT pid FROM pg_stat_activity"
-        " WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    )
     add = "INSERT INTO data_tag SELECT tag_id, %s FROM tag WHERE key = 'during'"
     await store.data.change_tags(
         await upload(store, "during:x"), TagChange(remove=tags("during:x"))
@@ -141,8 +139,7 @@ async def test_data_of_a_tag_come_by_time_whenever_it_was_added(
     with psycopg.connect(url) as connection:
         connection.execute("SELECT FROM data WHERE knit_id = %s FOR NO KEY UPDATE", [data])
         ending = asyncio.create_task(store.execution.finalize(key, cause="test"))
-        while not fetch(url, waiting):
-            await asyncio.sleep(0.01)
+        await until(lambda: blocks_somebody(url, connection))
         connection.execute(add, [data])
     await ending
     await store.data.change_tags(data, TagChange(add=tags("after:x")))
