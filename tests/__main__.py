@@ -110,12 +110,10 @@ async def _run_on_node(count: Count, environment: dict[str, str]) -> None:
     # Beside the first tests, so that those of the charts find what they need.
     prepare = [sys.executable, "-m", "tests.charts.prepare"]
     prepared = await asyncio.create_subprocess_exec(*prepare, stdout=subprocess.DEVNULL)
-    # What slow tests need in the other row; it reports itself what it cannot build.
-    served = [sys.executable, "-m", "tests.contract.destinations.gateway"]
-    serving = await asyncio.create_subprocess_exec(*served, stdout=subprocess.DEVNULL)
+    building = asyncio.create_task(_build())
     if await node.wait() != 0:
         await prepared.wait()
-        await serving.wait()
+        await building
         tiers = (KUBERNETES, OBJECTS, CHARTS, ADMIN, KILLED)
         names = ", ".join(one.name for one in tiers)
         print(f"SKIPPED TIERS {names}: the real node could not be started (see above)")
@@ -130,8 +128,16 @@ async def _run_on_node(count: Count, environment: dict[str, str]) -> None:
         together.create_task(_run(count, environment, CHARTS))
         together.create_task(_run(count, environment, ADMIN))
     await _run(count, environment, KILLED)
-    await serving.wait()
+    await building
     subprocess.run([sys.executable, str(CLUSTER / "down.py")], check=False)
+
+
+async def _build() -> None:
+    """Builds what slow tests in the other row need; each reports itself what it cannot build."""
+    for module in ("tests.contract.destinations.gateway", "tests.charts.promtool"):
+        command = (sys.executable, "-m", module)
+        process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL)
+        await process.wait()
 
 
 async def _run(count: Count, environment: dict[str, str], *tiers: Tier) -> None:
