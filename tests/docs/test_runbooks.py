@@ -19,6 +19,7 @@ from knit_cli.views.status import describe
 from knit_workflows import names
 from knit_workflows.domain.runs.run import ABORTED_BY_USER, LOST
 from knit_workflows.settings.engine import EngineSettings
+from knit_workflows.store.migrations import REVISION
 from knit_workflows.wire.situation import InstallationStatus
 from tests.docs.blocks import blocks
 from tests.docs.command_words import commands_of
@@ -111,7 +112,7 @@ STATUS: Final = InstallationStatus.model_validate(
             {"role": role, "queue": f"knit-{role}", "workers": 1, "waiting": 0}
             for role in ("engine", "compute", "watch", "interactive", "hooks")
         ],
-        "versions": {"knit": "0.1.0", "database": "0031", "temporal": "1.29.1"},
+        "versions": {"knit": "0.1.0", "database": REVISION, "temporal": "1.29.1"},
         "disk": {"database": 48 << 20},
     }
 )
