@@ -26,9 +26,10 @@ def extra(deps: Deps) -> PutInForce:
         path: str = "/x",
         **limits: object,
     ) -> None:
+        limits = {"connect_timeout": PATIENCE, "keep_alive": PATIENCE, **limits}
         spans = {
             name: timedelta(seconds=value) if isinstance(value, float) else value
-            for name, value in {"connect_timeout": PATIENCE, **limits}.items()
+            for name, value in limits.items()
         }
         extra = ExtraApis(ExtraApisSettings(**spans))
         extra.endpoints = Endpoints([Endpoint(path, proxy_to.format(port=port))])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -55,6 +56,7 @@ def _use(folder: Path, environment: dict[str, str], first: str) -> str:
         api(folder, **environment) as running,
         httpx.Client(base_url=running.url, trust_env=False, timeout=PATIENCE) as client,
     ):
+        running.waits_for("store")
         assert client.get("/healthz").status_code == 200
         assert client.get("/api/data").status_code == 401
         admin = {"Authorization": f"Bearer {first}"}
@@ -93,12 +95,17 @@ def _side_by_side(url: str, folder: Path) -> None:
     setting = "KNIT_ACCOUNTS__BOOTSTRAP_TOKEN_SHA256"
     for name in ("old", "new"):
         (folder / name).mkdir()
+    # A connection that is not used for five seconds may be closed at the moment when it is.
+    few = httpx.Limits(max_keepalive_connections=0)
+    asking: Any = {"trust_env": False, "timeout": PATIENCE, "limits": few}
     with (
         api(folder / "old", **common, **{setting: digest_of(replaced)}) as old,
         api(folder / "new", **common, **{setting: digest_of(first)}) as new,
-        httpx.Client(base_url=f"{old.url}/api", trust_env=False, timeout=PATIENCE) as of_old,
-        httpx.Client(base_url=f"{new.url}/api", trust_env=False, timeout=PATIENCE) as of_new,
+        httpx.Client(base_url=f"{old.url}/api", **asking) as of_old,
+        httpx.Client(base_url=f"{new.url}/api", **asking) as of_new,
     ):
+        old.waits_for("store")
+        new.waits_for("store")
         before, after = ({"Authorization": f"Bearer {one}"} for one in (replaced, first))
         # The first token belongs to a process, and not to the database.
         assert of_old.get("/whoami", headers=after).status_code == 401

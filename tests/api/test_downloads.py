@@ -11,7 +11,7 @@ import stat
 import tarfile
 from collections.abc import AsyncGenerator, Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -331,9 +331,13 @@ async def test_a_slow_client_has_the_time_for_each_piece_of_a_chunk():
         await asyncio.sleep(0.15)
         got.append(message.get("body", b""))  # type: ignore[arg-type]
 
-    response = StreamedResponse(chunks(), AsyncExitStack(), "text/plain", write_timeout=1.5)
     scope = {"type": "http", "http_version": "1.1", "extensions": {}}
-    await response(scope, asyncio.Event().wait, send)
+    for _ in range(5):  # this process itself may be held up for so long
+        got.clear()
+        response = StreamedResponse(chunks(), AsyncExitStack(), "text/plain", write_timeout=1.5)
+        with suppress(ResponseAborted):
+            await response(scope, asyncio.Event().wait, send)
+            break
     assert len(b"".join(got)) == 1 << 20
 
 

@@ -12,13 +12,14 @@ import httpx
 import pytest
 
 from knit_api.app import create_app
+from knit_api.extra import exchange
 from knit_api.extra.in_force import ExtraApis
 from knit_workflows.settings import ExtraApisSettings
 from tests.api.access import enforced, nobody_asks
 from tests.api.extra import PutInForce, extra
 from tests.api.live_server import chunk, talk, unchunked
 from tests.api.upstreams import OK, Received, sends, service
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 __all__ = ["extra"]
 
@@ -267,7 +268,10 @@ async def test_100_continue_comes_from_the_service(port, extra: PutInForce):
         writer.close()
 
 
-async def test_a_client_that_waits_for_100_is_told_a_refusal_instead(port, extra: PutInForce):
+async def test_a_client_that_waits_for_100_is_told_a_refusal_instead(
+    port, extra: PutInForce, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(exchange, "_CONTINUE_SECONDS", PATIENCE)
     async with service(
         sends(b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n"), early=True
     ) as behind:

@@ -33,7 +33,13 @@ async def test_a_connection_serves_one_request_after_the_other(port, extra: PutI
 
 
 async def test_requests_at_the_same_time_have_a_connection_each(port, extra: PutInForce):
-    async with service(sends(OK, pause=0.1), keeps=True) as behind:
+    async def together(_: Received, writer: asyncio.StreamWriter) -> None:
+        """Answers when all of its turn have asked."""
+        wanted = 4 if len(behind.requests) <= 4 else 8
+        await until(lambda: len(behind.requests) == wanted)
+        writer.write(OK)
+
+    async with service(together, keeps=True) as behind:
         extra(behind.port)
         for _ in range(2):
             assert await asyncio.gather(*(get(port) for _ in range(4))) == [200] * 4

@@ -129,7 +129,7 @@ async def test_a_client_that_leaves_ends_the_services_side(port, extra: PutInFor
 @pytest.mark.patient
 async def test_where_nothing_moves_it_is_ended(port, extra: PutInForce):
     async with service(sends(SWITCHED), closes=False) as behind:
-        extra(behind.port, idle_timeout=1.0)
+        extra(behind.port, idle_timeout=5.0)
         reader, writer = await opened(port)
         assert await reader.read() == b""
         writer.close()

@@ -215,6 +215,7 @@ async def test_no_request_gets_an_answer_that_is_not_declared(
             "KNIT_ACCOUNTS__FAILURES_PER_MINUTE": "10000000",
         }
         with api(tmp_path, **environment_of(knit), **access) as running:
+            await asyncio.to_thread(running.waits_for, "store", "engine")
             client = await asyncio.to_thread(fuzz, running.url)
     print(f"{client.answers.total()} requests:", dict(sorted(client.answers.items())))
     assert client.answers.total() >= CASES

@@ -27,6 +27,7 @@ from tests.api.archives import HELLO, files_in, tar_of
 from tests.api.live_server import chunk, serving, talk
 from tests.api.test_processes import api as api_process
 from tests.api.test_real_parts import environment_of
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.patient  # it needs a Temporal server
 
@@ -71,9 +72,9 @@ async def knit(postgres: EmbeddedPostgres) -> AsyncIterator[KnitEnvironment]:
 async def api(one_app: FastAPI, knit: KnitEnvironment) -> AsyncIterator[Api]:
     deps = Deps(Lazy.of(knit.store), Lazy.of(knit.knit), nobody_asks())
     one_app.state.deps = deps
-    async with serving(one_app) as port:
+    async with serving(one_app, linger_timeout=PATIENCE) as port:
         base = f"http://127.0.0.1:{port}/api"
-        async with httpx.AsyncClient(base_url=base, trust_env=False, timeout=60) as client:
+        async with httpx.AsyncClient(base_url=base, trust_env=False, timeout=PATIENCE) as client:
             api = Api(knit, client, port)
             api.before = await api.all_data()
             yield api
@@ -249,12 +250,13 @@ async def test_who_sends_all_before_looking_gets_the_answer_too(api: Api):
     for _ in range(32):
         writer.write(block)
         await writer.drain()
-    answer = await asyncio.wait_for(reader.readuntil(b"}\n"), 20)  # before the end of the body
+    # Before the end of the body.
+    answer = await asyncio.wait_for(reader.readuntil(b"}\n"), PATIENCE)
     assert answer.startswith(b"HTTP/1.1 200 ")
     writer.write(b"0\r\n\r\n")
     # And the connection goes on.
     writer.write(b"GET /api/version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-    version = await asyncio.wait_for(reader.read(), 20)
+    version = await asyncio.wait_for(reader.read(), PATIENCE)
     assert version.startswith(b"HTTP/1.1 200 ")
     writer.close()
 
@@ -270,8 +272,9 @@ async def test_who_waits_for_leave_to_send_sends_nothing(api: Api):
 async def test_a_process_killed_within_the_body_spends_the_key(api: Api, tmp_path: Path):
     """Who asks another one is told to wait while it may still come to something, then no more."""
     key = uuid4()
-    settings = environment_of(api.knit) | {"KNIT_ENGINE__TRANSFER_LEASE": "PT3S"}
+    settings = environment_of(api.knit) | {"KNIT_ENGINE__TRANSFER_LEASE": "PT20S"}
     with api_process(tmp_path, **settings) as running:
+        await asyncio.to_thread(running.waits_for, "store", "engine")
 
         async def deadly() -> AsyncIterator[bytes]:
             yield tar_of(HELLO)[:600]

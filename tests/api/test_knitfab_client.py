@@ -140,6 +140,7 @@ def pulled(answer: Answer) -> list[tarfile.TarInfo]:
 async def test_the_walk_of_knitfabs_client(postgres: EmbeddedPostgres, tmp_path: Path):
     async with knit_environment(postgres=postgres) as knit:
         with api(tmp_path, **environment_of(knit)) as running, closing(Walk(running.url)) as walk:
+            await asyncio.to_thread(running.waits_for, "store", "engine")
             await asyncio.to_thread(walked, walk)
 
 

@@ -21,7 +21,7 @@ import httpx
 import pytest
 
 from tests.otlp import collector
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, wait_until
 
 MIB = 1 << 20
 SIZE = 300 * MIB
@@ -47,11 +47,22 @@ class Api:
     def pid(self) -> int:
         return self.process.pid
 
+    def waits_for(self, *parts: str) -> None:
+        """Waits until it has reached these parts, which takes as long as a connection does."""
+        with httpx.Client(base_url=self.url, trust_env=False, timeout=PATIENCE) as client:
+            wait_until(lambda: not [one for one in parts if one in _away(client)])
+
     def end(self) -> str:
         """SIGTERM, and wait; gives the log."""
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(PATIENCE)
         return self.log.read_text()
+
+
+def _away(client: httpx.Client) -> str:
+    """What `/readyz` says of the parts that are not there; nothing when all are."""
+    answer = client.get("/readyz")
+    return "" if answer.status_code == 200 else str(answer.json()["message"]["reason"])
 
 
 @contextmanager
@@ -67,6 +78,7 @@ def api(folder: Path, *arguments: str, **environment: str) -> Iterator[Api]:
                 **os.environ,
                 "KNIT_LOG_FORMAT": "json",
                 "KNIT_ACCOUNTS__REQUIRED": "false",
+                "KNIT_EXTRA_APIS__CONNECT_TIMEOUT": f"PT{PATIENCE:.0f}S",
                 **environment,
             },
             stderr=output,
@@ -195,7 +207,7 @@ def test_metrics_have_a_port_of_their_own(tmp_path: Path) -> None:
     with api(tmp_path, "--metrics-address", "127.0.0.1:0", **nobody) as one:
         served = re.search(r'"metrics_served".*"port": (\d+)', one.log.read_text())
         assert served
-        with httpx.Client(trust_env=False) as client:
+        with httpx.Client(trust_env=False, timeout=PATIENCE) as client:
             assert client.get(f"{one.url}/metrics").status_code == 404
             told = client.get(f"http://127.0.0.1:{served[1]}/metrics").text
     assert "\nknit_database_up 0.0\n" in told

@@ -41,6 +41,7 @@ def environment_of(knit: KnitEnvironment) -> dict[str, str]:
 @pytest.mark.patient
 async def test_from_push_to_pull(knit: KnitEnvironment, tmp_path: Path):
     with api(tmp_path, **environment_of(knit)) as running:
+        await asyncio.to_thread(running.waits_for, "store", "engine")
         async with httpx.AsyncClient(
             base_url=f"{running.url}/api", trust_env=False, timeout=PATIENCE
         ) as client:
@@ -77,6 +78,7 @@ async def test_from_push_to_pull(knit: KnitEnvironment, tmp_path: Path):
 @pytest.mark.patient
 async def test_what_is_refused_or_cut_never_matches(knit: KnitEnvironment, tmp_path: Path):
     with api(tmp_path, **environment_of(knit)) as running:
+        await asyncio.to_thread(running.waits_for, "store", "engine")
         async with httpx.AsyncClient(
             base_url=f"{running.url}/api", trust_env=False, timeout=PATIENCE
         ) as client:
@@ -106,6 +108,7 @@ async def test_a_process_killed_in_an_upload_leaves_a_failed_run_after_its_lease
     knit: KnitEnvironment, tmp_path: Path
 ):
     with api(tmp_path, **environment_of(knit), KNIT_ENGINE__TRANSFER_LEASE="PT5S") as running:
+        await asyncio.to_thread(running.waits_for, "store", "engine")
 
         async def deadly() -> AsyncIterator[bytes]:
             yield tar_of(HELLO)[:700]
@@ -132,6 +135,7 @@ async def test_temporal_away(postgres: EmbeddedPostgres, tmp_path: Path):
     ):
         environment = environment_of(knit)
     with api(tmp_path, **environment) as running:
+        await asyncio.to_thread(running.waits_for, "store")
         async with httpx.AsyncClient(base_url=f"{running.url}/api", trust_env=False) as client:
             client.timeout = httpx.Timeout(PATIENCE)
             assert (await client.post("/plans", json=PLAN)).status_code == 200
@@ -151,11 +155,10 @@ async def test_temporal_going_away(postgres: EmbeddedPostgres, tmp_path: Path):
     async with knit_environment(postgres=postgres, client=connection, work=False) as knit:
         environment = environment_of(knit)
     with api(tmp_path, **environment) as running:
+        await asyncio.to_thread(running.waits_for, "store", "engine")
         async with httpx.AsyncClient(base_url=running.url, trust_env=False) as client:
             client.timeout = httpx.Timeout(PATIENCE)
-            ready = (await client.get("/readyz")).status_code
             await server.__aexit__(None, None, None)
-            assert ready == 200
             answer = await client.post("/api/data", content=tar_of(HELLO), headers=TAR)
             assert answer.status_code == 503
             assert answer.json()["message"]["advice"]
@@ -167,10 +170,10 @@ async def test_postgres_away_and_back(tmp_path: Path):
     with embedded_postgres() as server:
         async with knit_environment(postgres=server, work=False) as knit:
             with api(tmp_path, **environment_of(knit)) as running:
+                await asyncio.to_thread(running.waits_for, "store", "engine")
                 async with httpx.AsyncClient(base_url=running.url, trust_env=False) as client:
                     client.timeout = httpx.Timeout(PATIENCE)
                     assert (await client.get("/api/data")).status_code == 200
-                    assert (await client.get("/readyz")).status_code == 200
                     server.stop()
                     answer = await client.get("/api/data")
                     assert answer.status_code == 503
@@ -178,7 +181,5 @@ async def test_postgres_away_and_back(tmp_path: Path):
                     assert (await client.get("/readyz")).status_code == 503
                     assert (await client.get("/healthz")).status_code == 200
                     server.start()
-                    async with asyncio.timeout(PATIENCE):
-                        while (await client.get("/readyz")).status_code != 200:
-                            await asyncio.sleep(0.1)
+                    await asyncio.to_thread(running.waits_for, "store", "engine")
                     assert (await client.get("/api/data")).status_code == 200

@@ -80,6 +80,7 @@ def upgrade_beneath(url: str, folder: Path) -> None:
         api(folder, **environment) as running,
         httpx.Client(base_url=running.url, trust_env=False, timeout=PATIENCE) as client,
     ):
+        running.waits_for("store")
         assert client.get("/healthz").status_code == 200
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -95,14 +94,17 @@ async def test_who_leaves_is_not_held_by_work_that_ignores_it(stuck: Stuck):
 def frozen(server: EmbeddedPostgres) -> Iterator[None]:
     """SIGSTOP for the server and all its processes; they go on afterwards."""
     main = psutil.Process(server.pid())
+    main.suspend()  # first: it starts no further ones then
     processes = [main, *main.children(recursive=True)]
     for one in processes:
-        one.send_signal(signal.SIGSTOP)
+        with suppress(psutil.NoSuchProcess):
+            one.suspend()
     try:
         yield
     finally:
         for one in processes:
-            one.send_signal(signal.SIGCONT)
+            with suppress(psutil.NoSuchProcess):
+                one.resume()
 
 
 @pytest.mark.patient
@@ -112,8 +114,9 @@ async def test_every_plain_request_ends_while_postgres_is_stopped(tmp_path: Path
         async with knit_environment(postgres=server, work=False) as knit:
             environment = environment_of(knit)
             with api(tmp_path, **environment) as running:
+                await asyncio.to_thread(running.waits_for, "store", "engine")
                 async with httpx.AsyncClient(
-                    base_url=running.url, trust_env=False, timeout=50
+                    base_url=running.url, trust_env=False, timeout=PATIENCE
                 ) as client:
                     plan = (await client.post("/api/plans", json=PLAN)).json()
                     one = f"/api/plans/{plan['planId']}"
@@ -145,8 +148,9 @@ async def test_the_api_ends_when_told_while_postgres_is_stopped(tmp_path: Path):
     with embedded_postgres() as server:
         async with knit_environment(postgres=server, work=False) as knit:
             with api(tmp_path, **environment_of(knit)) as running:
+                await asyncio.to_thread(running.waits_for, "store", "engine")
                 async with httpx.AsyncClient(
-                    base_url=running.url, trust_env=False, timeout=50
+                    base_url=running.url, trust_env=False, timeout=PATIENCE
                 ) as client:
                     assert (await client.get("/api/data")).status_code == 200
                     with frozen(server):

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from knit_api.app import create_app
@@ -36,7 +37,8 @@ class LiveApi:
 @contextmanager
 def live_api(folder: Path, *, extra_apis: Path | None = None) -> Iterator[LiveApi]:
     """Serves, with volumes below the folder and a file of extra APIs, until the block ends."""
-    extra = ExtraApis(ExtraApisSettings(config=extra_apis))
+    slow = timedelta(seconds=PATIENCE)
+    extra = ExtraApis(ExtraApisSettings(config=extra_apis, connect_timeout=slow))
     extra.load()
     started: list[tuple[LiveApi, asyncio.AbstractEventLoop, asyncio.Event]] = []
     ready = threading.Event()
@@ -46,7 +48,7 @@ def live_api(folder: Path, *, extra_apis: Path | None = None) -> Iterator[LiveAp
         transfers = FakeTransfers(store, folder)
         deps = Deps(Lazy.of(store), Lazy.of(transfers), nobody_asks(), extra_apis=extra)
         ending = asyncio.Event()
-        async with serving(create_app(deps)) as port:
+        async with serving(create_app(deps), linger_timeout=PATIENCE) as port:
             api = LiveApi(port, store, transfers)
             started.append((api, asyncio.get_running_loop(), ending))
             ready.set()

@@ -73,7 +73,7 @@ FITTING = st.sampled_from([True, True, True, False])
 ENDS = st.lists(st.sampled_from([True, True, False]), min_size=4, max_size=4)
 RELAUNCHES = 2
 """How often a disrupted Run is launched again."""
-SLOW_PATIENCE = 30.0
+SLOW_PATIENCE = 100.0
 """Seconds in which the real engine comes to rest."""
 LATER = "final"
 """Stands for an instant that the model does not know."""

@@ -7,6 +7,7 @@ import random
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Final
 
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.errors import CyclicPlans, EquivalentPlan, StoreUnavailable
@@ -16,6 +17,7 @@ from knit_workflows.domain.tags import Tag
 from knit_workflows.store import PostgresStore
 from tests.store.build import begin, drain, end, fetch, runs_in, spec
 from tests.store.model import ModelData, ModelPlan, ModelRun, expected_runs
+from tests.waiting import until
 
 KINDS = ("a", "b", "c")
 MOST_DATA, MOST_PLANS, MOST_PAIRS = 60, 40, 4
@@ -124,6 +126,12 @@ async def consume(store: PostgresStore, ends: float, page_size: int) -> None:
             await asyncio.sleep(0.005)
 
 
+_VICTIMS_AT_WORK: Final = (
+    "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+    " AND application_name = 'victim' AND state <> 'idle'"
+)
+
+
 async def kill_consumers(
     store: PostgresStore, history: History, ends: float, *, url: str, page_size: int
 ) -> None:
@@ -160,6 +168,8 @@ async def run_history(
         consume(store, ends, 7),
         kill_consumers(victim, history, ends, url=url, page_size=3),
     )
+    # A server's process whose client has gone away may still hold what it has locked.
+    await until(lambda: not fetch(url, _VICTIMS_AT_WORK))
     await drain(store, page_size=500)
 
 

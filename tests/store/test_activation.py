@@ -28,6 +28,7 @@ PAGE = 10
 @pytest.fixture(autouse=True)
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(activation, "_PAGE", PAGE)
+    monkeypatch.setattr(activation, "_MOVES_FOR", timedelta(hours=1))
 
 
 async def a_queue(store: PostgresStore, url: str, runs: int, image: str = "demo:1") -> PlanId:
@@ -92,7 +93,7 @@ async def test_new_runs_do_not_wait_for_a_page(store: PostgresStore, url: str) -
     plan_id = await a_queue(store, url, 35)
     await upload(store, "k:a")
     async with stuck_in_the_second_page(store, url, plan_id) as moving:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             step = await store.projection.project(page_size=10)
         assert step is not None
         assert step.created == 1
@@ -202,7 +203,8 @@ async def test_only_the_executions_of_admitted_runs_are_told(
         rows = fetch(url, "SELECT run_id::text FROM run WHERE generation = 2")
         assert {row["run_id"] for row in rows} == {one.key.run_id for one in admitted}
     await moving
-    told = {one.payload for one in listening.notifies(timeout=0.5)}
+    told = {one.payload for one in listening.notifies(timeout=PATIENCE, stop_after=len(admitted))}
+    told |= {one.payload for one in listening.notifies(timeout=0.5)}
     listening.close()
     assert told == {one.key.run_id for one in admitted}
 

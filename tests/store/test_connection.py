@@ -316,7 +316,7 @@ async def test_deadlocks_are_run_again(db: Database, url: str) -> None:
 
     await asyncio.gather(db.transaction(crossing(1, 2)), db.transaction(crossing(2, 1)))
     assert counts(url) == [2, 2]
-    assert len(tries) == 3
+    assert len(tries) >= 3  # the one that tries again may meet the other once more
 
 
 @pytest.mark.patient
@@ -335,7 +335,7 @@ async def test_a_failure_rolls_back_and_frees_the_connection(db: Database, url: 
 async def test_a_cancelled_transaction_leaves_nothing(db: Database, url: str) -> None:
     async def work(session: Session) -> None:
         await bump(session)
-        await session.row("SELECT pg_sleep(3)")
+        await session.row("SELECT pg_sleep(1000)")
 
     for _ in range(8):
         task = asyncio.create_task(db.transaction(work))

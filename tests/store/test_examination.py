@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
+from knit_workflows import examination
 from knit_workflows.examination import examine_database, examine_temporal
 from knit_workflows.provision.temporal_cli import obtain_temporal
 from knit_workflows.settings import Settings, StoreSettings
@@ -24,6 +25,12 @@ def free_address() -> str:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{one.getsockname()[1]}"
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_PATIENCE", "_TRIAL"):
+        monkeypatch.setattr(examination, name, timedelta(seconds=PATIENCE))
 
 
 @pytest.mark.patient
@@ -133,7 +140,12 @@ async def test_it_ends_well_after_it_has_asked_temporal(
 
 
 async def printed() -> dict:
-    command = (sys.executable, "-m", "knit_workflows.examination")
+    program = (
+        "from datetime import timedelta; from knit_workflows import examination;"
+        f"examination._PATIENCE = examination._TRIAL = timedelta(seconds={PATIENCE});"
+        "examination.main()"
+    )
+    command = (sys.executable, "-c", program)
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     out, _ = await process.communicate()
     assert process.returncode == 0
@@ -142,7 +154,7 @@ async def printed() -> dict:
 
 @pytest.mark.patient
 async def test_a_temporal_that_says_nothing_is_told(monkeypatch) -> None:
-    monkeypatch.setattr("knit_workflows.examination._PATIENCE", timedelta(seconds=0.2))
+    monkeypatch.setattr(examination, "_PATIENCE", timedelta(seconds=0.2))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("TEMPORAL_ADDRESS", f"127.0.0.1:{silent.getsockname()[1]}")
         assert (await examine_temporal(Settings()))["problem"] == "it does not answer in time"
