@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
@@ -68,8 +67,6 @@ from knit_workflows.workflows.run import RunWorkflow
 from knit_workflows.workflows.transfer import TransferWorkflow
 from knit_workflows.workflows.trial import TrialWorkflow
 from knit_workflows.workflows.volumes import VolumesWorkflow
-
-log = logging.getLogger(__name__)
 
 WORKFLOWS: Final = (
     RunWorkflow,

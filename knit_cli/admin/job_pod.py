@@ -16,13 +16,13 @@ LIFE: Final = 3600
 
 
 @contextmanager
-def waiting_pod(cluster: Cluster, name: str, *, life: int = LIFE) -> Iterator[None]:
+def waiting_pod(cluster: Cluster, name: str) -> Iterator[None]:
     """Makes the pod, and removes it at the end, as well as one of a command that was killed.
 
     Raises:
         CliError: knit is not installed, or the pod does not start.
     """
-    start_pod(cluster, name, life=life)
+    start_pod(cluster, name)
     try:
         yield
     finally:
@@ -30,9 +30,9 @@ def waiting_pod(cluster: Cluster, name: str, *, life: int = LIFE) -> Iterator[No
             cluster.delete("pod", name, "--grace-period=0", "--wait=false")
 
 
-def start_pod(cluster: Cluster, name: str, *, life: int = LIFE) -> None:
+def start_pod(cluster: Cluster, name: str) -> None:
     """Makes the pod anew, and waits until it is ready; raises as `waiting_pod` does."""
-    pod = pod_like(migration_of(cluster), name, life=life)
+    pod = pod_like(migration_of(cluster), name)
     cluster.delete("pod", name, "--grace-period=0")
     cluster.apply(pod)
     cluster.kubectl("wait", f"pod/{name}", "--for=condition=Ready", "--timeout=2m")

@@ -172,10 +172,10 @@ class ChildProcess:
         return {"action": action, "process_id": self.process.pid if self.process else None}
 
 
-def last_lines(path: Path, count: int = 5) -> str:
-    """Gives the last lines of a log; empty if there is none."""
+def last_lines(path: Path) -> str:
+    """Gives the last five lines of a log; empty if there is none."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-    return "\n".join(text.strip().splitlines()[-count:])
+    return "\n".join(text.strip().splitlines()[-5:])

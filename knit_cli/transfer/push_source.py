@@ -71,12 +71,12 @@ def survey(
             )
         _refuse_running_stack(path, shown)
         root, follow = _root(path, dereference)
-        contents = look_through(root, excluded, dereference=follow, links=links)
+        size = look_through(root, excluded, dereference=follow, links=links)
     except CannotPack as cause:
         raise BadInput(f"cannot push {shown}", reason=str(cause), advice=_AS_LINK) from cause
     except OSError as cause:
         raise _unreadable(cause, path, shown, dereference) from cause
-    return Source(path, contents.archive_bytes, dereference, links)
+    return Source(path, size, dereference, links)
 
 
 def _refuse_running_stack(path: Path, shown: str) -> None:

@@ -15,7 +15,6 @@ from knit_workflows.archive.folder_stack import opened_folder
 from knit_workflows.archive.packer import (
     FILES_AND_LINKS,
     WHOLE,
-    Contents,
     Form,
     Span,
     Writable,
@@ -44,7 +43,6 @@ __all__ = [
     "ArchiveCut",
     "ArchiveRefused",
     "CannotPack",
-    "Contents",
     "Form",
     "Limits",
     "Readable",

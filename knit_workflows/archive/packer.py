@@ -112,22 +112,14 @@ def iter_spans(root: Path, form: Form) -> Iterator[bytes | Span]:
     return _Packer(root, form, dereference=False, links=True).items(spans=True)
 
 
-class Contents(NamedTuple):
-    """What packing a folder would yield."""
-
-    archive_bytes: int
-    """About the size of the archive."""
-    has_holes: bool
-
-
 def look_through(
     root: Path,
     left_out: Callable[[str, str], object],
     *,
     dereference: bool = False,
     links: bool = True,
-) -> Contents:
-    """Visits all that `pack` would visit, but reads no content.
+) -> int:
+    """Visits all that `pack` would visit, but reads no content; gives about the archive's size.
 
     Args:
         root: as for `pack`.
@@ -139,7 +131,6 @@ def look_through(
         CannotPack, OSError: as `pack` would, a file that may not be read included.
     """
     total = len(tar.END_OF_ARCHIVE)
-    has_holes = False
     for found in walk(root, dereference=dereference, links=links):
         if found.left_out is not None:
             left_out(found.path, found.left_out)
@@ -152,9 +143,8 @@ def look_through(
             error = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             raise named(error, root, found.path)
         stored = min(info.st_size, info.st_blocks * _STAT_BLOCK)
-        has_holes = has_holes or stored < info.st_size
         total += -(-stored // tar.BLOCK) * tar.BLOCK
-    return Contents(total, has_holes)
+    return total
 
 
 def iter_content_spans(root: Path) -> Iterator[Span]:

@@ -21,12 +21,12 @@ _PROBE: Final = (
 )
 
 
-def sandbox_problem(path: str | None = None) -> str | None:
+def sandbox_problem() -> str | None:
     """Says in one sentence why no sandbox can be started and what to do; None if one can.
 
-    Looks for bubblewrap on `path` (default: PATH) and starts it once, which takes some 10 ms.
+    Looks for bubblewrap on PATH and starts it once, which takes some 10 ms.
     """
-    bubblewrap = shutil.which("bwrap", path=path)
+    bubblewrap = shutil.which("bwrap")
     if bubblewrap is None:
         return f"{PACKAGE} is not installed; {install_advice(PACKAGE)}"
     try:

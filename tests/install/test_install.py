@@ -38,7 +38,7 @@ def test_the_wheel_has_every_file_of_the_packages(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert packed == there
-    assert {Path(name).suffix for name in packed} >= {".py", ".sql", ".mako", ".mod", ".typed"}
+    assert {Path(name).suffix for name in packed} >= {".py", ".sql", ".mod", ".typed"}
 
 
 def test_the_installed_knit_says_its_version_and_shows_every_help(fresh: Path) -> None:
@@ -81,7 +81,7 @@ def test_the_installed_knit_needs_only_what_it_declares(fresh: Path) -> None:
 
 @pytest.mark.engine
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_the_installed_knit_runs_a_plan_on_its_embedded_stack(fresh: Path) -> None:
     need_bubblewrap()
     temporal = str(obtain_temporal())

@@ -115,7 +115,7 @@ def test_five_gibibytes_of_holes_are_a_few_kilobytes(root: Path, after: Path) ->
     holey(root / "x", 5 << 30, {4 << 30: b"here"})
     stream = b"".join(archive.iter_pack(root))
     assert len(stream) < 16 << 10
-    assert archive.look_through(root, print) == archive.Contents(5632, has_holes=True)
+    assert archive.look_through(root, print) == 5632
     archive.unpack(io.BytesIO(stream), after)
     assert (after / "x").stat().st_size == 5 << 30
     assert allocated(after / "x") < 1 << 20

@@ -47,10 +47,10 @@ def condition(thing: JsonObject, kind: str) -> JsonObject | None:
     return None
 
 
-def condition_is(thing: JsonObject, kind: str, status: str = "True") -> bool:
-    """Says whether the condition is there and has that status."""
+def condition_is(thing: JsonObject, kind: str) -> bool:
+    """Says whether the condition is there, with the status True."""
     found = condition(thing, kind)
-    return found is not None and found.get("status") == status
+    return found is not None and found.get("status") == "True"
 
 
 def now() -> datetime:
