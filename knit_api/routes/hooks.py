@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from datetime import timedelta
-from typing import Annotated, Final
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -28,13 +27,11 @@ from knit_workflows.wire.hooks.deliveries import (
     HookTestAnswer,
     HookTestRequest,
 )
-from knit_workflows.wire.mapping import delivery_to_wire, hooks_to_wire
+from knit_workflows.wire.mapping import delivery_to_wire, hooks_to_wire, milliseconds
 
 log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/api/hooks", tags=["hooks"])
-
-_MILLISECOND: Final = timedelta(milliseconds=1)
 
 
 @router.get("", response_model=Hooks, responses=failures(503))
@@ -125,7 +122,7 @@ async def test_hook(request: Request, deps: DepsOf, store: StoreOf) -> Response:
     answer = HookTestAnswer(
         url=url,
         succeeded=result.succeeded,
-        duration_ms=round(result.duration / _MILLISECOND),
+        duration_ms=milliseconds(result.duration),
         status_code=result.status_code,
         answer=result.text,
         environment=list(result.environment),

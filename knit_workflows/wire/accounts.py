@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from knit_workflows.domain.accounts.principals import Role
-from knit_workflows.wire.base import Request, Response, Texts, is_absent, is_empty
+from knit_workflows.wire.base import Request, Response, Texts, is_absent, is_empty, optional
 from knit_workflows.wire.times import WireTime
 
 
@@ -30,7 +30,7 @@ class WhoAmI(Response):
     name: str
     role: Role
     projects: list[str]
-    expires: WireTime | None = Field(default=None, exclude_if=is_absent)
+    expires: WireTime | None = optional()
 
 
 class ProtectedResource(Response):
@@ -41,13 +41,11 @@ class ProtectedResource(Response):
     """
 
     resource: str
-    authorization_servers: list[str] = Field(
-        default_factory=list, exclude_if=lambda servers: not servers
-    )
+    authorization_servers: list[str] = Field(default_factory=list, exclude_if=is_empty)
     bearer_methods_supported: list[str]
     scopes_supported: list[str] = Field(default_factory=list, exclude_if=is_empty)
-    knit_client_id: str | None = Field(default=None, exclude_if=is_absent)
-    knit_token: str | None = Field(default=None, exclude_if=is_absent)
+    knit_client_id: str | None = optional()
+    knit_token: str | None = optional()
 
 
 class NewToken(Request):
@@ -101,5 +99,5 @@ class AuditEntry(Response):
     route: str
     targets: dict[str, str]
     address: str
-    status: int | None = Field(default=None, exclude_if=is_absent)
+    status: int | None = optional()
     ended_at: WireTime | None = _known("endedAt")

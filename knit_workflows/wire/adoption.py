@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from knit_workflows.wire.base import Request, Response, is_absent
+from knit_workflows.wire.base import Request, Response, optional
 from knit_workflows.wire.data import Data
 from knit_workflows.wire.tags import RequestTags
 
@@ -34,6 +34,6 @@ class AdoptedVolume(Response):
 
     volume: str
     outcome: Literal["new", "known", "refused"]
-    reason: str | None = Field(default=None, exclude_if=is_absent)
-    advice: str | None = Field(default=None, exclude_if=is_absent)
-    data: Data | None = Field(default=None, exclude_if=is_absent)
+    reason: str | None = optional()
+    advice: str | None = optional()
+    data: Data | None = optional()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
 from typing import Annotated, Any
 
 from pydantic import (
@@ -10,6 +9,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     TypeAdapter,
 )
 
@@ -56,14 +56,19 @@ class Request(_Wire):
     model_config = ConfigDict(extra="forbid")
 
 
-def is_empty(value: Sized | None) -> bool:
-    """Says whether a `?` key of the contract is left out: for None, and for an empty value."""
-    return value is None or len(value) == 0
+def is_empty(value: object) -> bool:
+    """Says whether a `?` key of the contract is left out: for None, 0, and an empty value."""
+    return not value
 
 
 def is_absent(value: object) -> bool:
     """Says whether a `?` key with an object is left out: only for None."""
     return value is None
+
+
+def optional() -> Any:
+    """Makes a `?` key that is left out for None, which it is unless it is given."""
+    return Field(default=None, exclude_if=is_absent)
 
 
 def null_as_list(value: Any) -> Any:
@@ -93,5 +98,6 @@ __all__ = [
     "is_absent",
     "is_empty",
     "null_as_list",
+    "optional",
     "to_wire",
 ]

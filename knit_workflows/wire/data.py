@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
-
-from knit_workflows.wire.base import Response, is_absent
+from knit_workflows.wire.base import Response, optional
 from knit_workflows.wire.plans import LogPoint, Mountpoint, PlanSummary
 from knit_workflows.wire.runs import RunSummary
 from knit_workflows.wire.tags import Tag, TagChange
@@ -15,8 +13,8 @@ from knit_workflows.wire.tags import Tag, TagChange
 class DataUpstream(Response):
     """The Run that made the Data, and through which output (`mountpoint`) or `log`: exactly one."""
 
-    mountpoint: Mountpoint | None = Field(default=None, exclude_if=is_absent)
-    log: LogPoint | None = Field(default=None, exclude_if=is_absent)
+    mountpoint: Mountpoint | None = optional()
+    log: LogPoint | None = optional()
     run: RunSummary
 
 
@@ -40,7 +38,7 @@ class Data(Response):
     """
 
     knit_id: str
-    adopted_volume: str | None = Field(default=None, exclude_if=is_absent)
+    adopted_volume: str | None = optional()
     tags: list[Tag]
     upstream: DataUpstream
     downstreams: list[DataDownstream]
@@ -56,9 +54,9 @@ class PurgedData(Response):
     """
 
     outcome: Literal["purged", "known"]
-    volume: str | None = Field(default=None, exclude_if=is_absent)
-    bytes: int | None = Field(default=None, exclude_if=is_absent)
-    kept_volume: str | None = Field(default=None, exclude_if=is_absent)
+    volume: str | None = optional()
+    bytes: int | None = optional()
+    kept_volume: str | None = optional()
     data: Data
 
 

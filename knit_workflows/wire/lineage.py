@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from knit_workflows.wire.base import Response
+from knit_workflows.wire.base import Response, is_empty
 from knit_workflows.wire.data import Data
 from knit_workflows.wire.runs import Run
-
-
-def _is_none(count: int) -> bool:
-    return count == 0
 
 
 class Lineage(Response):
@@ -21,7 +17,7 @@ class Lineage(Response):
 
     data: list[Data]
     runs: list[Run]
-    left_out: int = Field(default=0, exclude_if=_is_none)
+    left_out: int = Field(default=0, exclude_if=is_empty)
 
 
 class LineageEdge(Response):
@@ -41,4 +37,4 @@ class LineageGraph(Response):
     data: list[str]
     runs: list[str]
     edges: list[LineageEdge]
-    left_out: int = Field(default=0, exclude_if=_is_none)
+    left_out: int = Field(default=0, exclude_if=is_empty)

@@ -172,7 +172,7 @@ def event_to_wire(event: runs.RunEvent) -> Wire:
 def timing_to_wire(found: timing.Timing) -> Wire:
     """Gives a `wire.runs.RunTiming`."""
     phases = [
-        {"phase": one.phase.value, "milliseconds": _milliseconds(one.duration)}
+        {"phase": one.phase.value, "milliseconds": milliseconds(one.duration)}
         for one in found.phases
     ]
     return {
@@ -183,7 +183,8 @@ def timing_to_wire(found: timing.Timing) -> Wire:
     }
 
 
-def _milliseconds(duration: timedelta) -> int:
+def milliseconds(duration: timedelta) -> int:
+    """Gives a duration as the wire has it, rounded."""
     return round(duration / timedelta(milliseconds=1))
 
 
@@ -225,7 +226,7 @@ def delivery_to_wire(one: hooks.HookDelivery) -> Wire:
         "created_at": _instant(one.created_at),
         "called_at": _instant(one.called_at),
         **_present(next_at=_maybe_instant(one.next_at), status_code=one.status_code),
-        **_present(duration_ms=None if one.duration is None else _millis(one.duration)),
+        **_present(duration_ms=None if one.duration is None else milliseconds(one.duration)),
         **_filled(answer=one.answer, skipped_by=one.skipped_by, skip_reason=one.skip_reason),
     }
 
@@ -250,10 +251,6 @@ def _instant(instant: datetime) -> str:
 
 def _maybe_instant(instant: datetime | None) -> str | None:
     return None if instant is None else _instant(instant)
-
-
-def _millis(duration: timedelta) -> int:
-    return round(duration / timedelta(milliseconds=1))
 
 
 def _mountpoint(path: str, tags: Iterable[Tag]) -> Wire:

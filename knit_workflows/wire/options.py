@@ -15,12 +15,13 @@ from knit_workflows.wire.base import Request, Texts, Wire, is_absent, is_empty
 
 
 def _number_as_text(value: Any) -> Any:
+    # YAML's `cpu: 2` arrives as a number; Kubernetes reads both forms. True is an int only here.
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     return value
 
 
-_Size = Annotated[str, BeforeValidator(_number_as_text, json_schema_input_type=str | float)]
+Quantity = Annotated[str, BeforeValidator(_number_as_text, json_schema_input_type=str | float)]
 
 
 class TolerationSpec(Request):
@@ -82,7 +83,7 @@ class PodSpec(Request):
         description="Secrets with which the image is pulled.",
         exclude_if=is_empty,
     )
-    shm_size: _Size | None = Field(
+    shm_size: Quantity | None = Field(
         default=None,
         description="How large `/dev/shm` may become; it counts as memory.",
         exclude_if=is_empty,
@@ -112,7 +113,7 @@ class VolumeSpec(Request):
         description="Other than `ReadWriteMany`, only one node can use the Data at a time.",
         exclude_if=is_empty,
     )
-    size: _Size | None = Field(
+    size: Quantity | None = Field(
         default=None, description="What the claim requests.", exclude_if=is_empty
     )
 

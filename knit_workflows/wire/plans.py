@@ -14,21 +14,15 @@ from knit_workflows.wire.base import (
     is_absent,
     is_empty,
     null_as_list,
+    optional,
 )
-from knit_workflows.wire.options import MadeVolume, Pod, PodSpec, VolumeSpec
+from knit_workflows.wire.options import MadeVolume, Pod, PodSpec, Quantity, VolumeSpec
 from knit_workflows.wire.tags import RequestTags, Tag
 
 CONFIRM = "confirm=true"
 """What `see` of a refusal says when this in the query would make the server do it."""
 
 # ---------------------------------------------------------------- what a client sends
-
-
-def _number_as_text(value: Any) -> Any:
-    # YAML's `cpu: 2` arrives as a number; Kubernetes reads both forms. True is an int only here.
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    return value
 
 
 def _null_as_object(value: Any) -> Any:
@@ -43,11 +37,6 @@ def _null_as_zero(value: Any) -> Any:
     return 0 if value is None else value
 
 
-def _is_zero(value: int) -> bool:
-    return value == 0
-
-
-Quantity = Annotated[str, BeforeValidator(_number_as_text, json_schema_input_type=str | float)]
 """A Kubernetes quantity as text (`500m`, `1Gi`); whether it is one the engine decides."""
 
 Quantities = Annotated[
@@ -164,7 +153,7 @@ class PlanSpec(Request):
         BeforeValidator(_null_as_zero, json_schema_input_type=_Priority | None),
         Field(
             description=f"From -{MAX_PRIORITY} to {MAX_PRIORITY}; Runs of a higher one go first.",
-            exclude_if=_is_zero,
+            exclude_if=is_empty,
         ),
     ] = 0
 
@@ -228,10 +217,10 @@ class PlanSummary(Response):
     """
 
     plan_id: str
-    image: str | None = Field(default=None, exclude_if=is_absent)
+    image: str | None = optional()
     entrypoint: list[str] = Field(default_factory=list, exclude_if=is_empty)
     args: list[str] = Field(default_factory=list, exclude_if=is_empty)
-    name: str | None = Field(default=None, exclude_if=is_absent)
+    name: str | None = optional()
     annotations: list[str] = Field(default_factory=list, exclude_if=is_empty)
 
 
@@ -239,8 +228,8 @@ class PlanUpstream(Response):
     """A Plan whose output (`mountpoint`) or log (`log`) can fill an input; exactly one is there."""
 
     plan: PlanSummary
-    mountpoint: Mountpoint | None = Field(default=None, exclude_if=is_absent)
-    log: LogPoint | None = Field(default=None, exclude_if=is_absent)
+    mountpoint: Mountpoint | None = optional()
+    log: LogPoint | None = optional()
 
 
 class PlanDownstream(Response):
@@ -259,14 +248,14 @@ class PlanInput(Mountpoint):
 class PlanOutput(Mountpoint):
     """An output and the Plans it can feed, in no particular order."""
 
-    volume: MadeVolume | None = Field(default=None, exclude_if=is_absent)
+    volume: MadeVolume | None = optional()
     downstreams: list[PlanDownstream]
 
 
 class PlanLog(LogPoint):
     """A log and the Plans it can feed, in no particular order."""
 
-    volume: MadeVolume | None = Field(default=None, exclude_if=is_absent)
+    volume: MadeVolume | None = optional()
     downstreams: list[PlanDownstream]
 
 
@@ -287,13 +276,13 @@ class Plan(PlanSummary):
 
     inputs: list[PlanInput]
     outputs: list[PlanOutput]
-    log: PlanLog | None = Field(default=None, exclude_if=is_absent)
+    log: PlanLog | None = optional()
     active: bool
     on_node: OnNode | None = Field(default=None, exclude_if=_places_nothing)
     resources: dict[str, str] = Field(default_factory=dict, exclude_if=is_empty)
     service_account: str | None = Field(default=None, exclude_if=is_empty)
-    priority: int = Field(default=0, exclude_if=_is_zero)
-    pod: Pod | None = Field(default=None, exclude_if=is_absent)
+    priority: int = Field(default=0, exclude_if=is_empty)
+    pod: Pod | None = optional()
 
 
 class InputPreview(Response):

@@ -6,22 +6,10 @@ from typing import Any
 
 from pydantic import Field
 
-from knit_workflows.wire.base import Response, is_absent, is_empty
+from knit_workflows.wire.base import Response, is_absent, is_empty, optional
 from knit_workflows.wire.options import MadeVolume, Pod
 from knit_workflows.wire.plans import LogPoint, Mountpoint, PlanSummary
 from knit_workflows.wire.times import WireTime
-
-
-def _is_zero(value: int) -> bool:
-    return value == 0
-
-
-def _is_nothing(value: str) -> bool:
-    return value == ""
-
-
-def _is_empty(value: list[str]) -> bool:
-    return not value
 
 
 def _left_out_when_absent(wire_name: str) -> Any:
@@ -66,7 +54,7 @@ class RunSummary(Response):
     run_id: str
     status: str
     updated_at: WireTime
-    exit: Exit | None = Field(default=None, exclude_if=is_absent)
+    exit: Exit | None = optional()
     plan: PlanSummary
 
 
@@ -82,7 +70,7 @@ class Used(Response):
     resources: dict[str, str]
     service_account: str | None = _left_out_when_absent("serviceAccount")
     image_digest: str | None = _left_out_when_absent("imageDigest")
-    pod: Pod | None = Field(default=None, exclude_if=is_absent)
+    pod: Pod | None = optional()
     volumes: dict[str, MadeVolume] = Field(default_factory=dict, exclude_if=is_empty)
 
 
@@ -97,7 +85,7 @@ class HookWait(Response):
     url: str
     to_status: str = Field(validation_alias="to", serialization_alias="to")
     attempts: int
-    next_at: WireTime | None = Field(default=None, exclude_if=is_absent)
+    next_at: WireTime | None = optional()
 
 
 class Waiting(Response):
@@ -110,14 +98,14 @@ class Waiting(Response):
     `reason` may be left out.
     """
 
-    place: int | None = Field(default=None, exclude_if=is_absent)
+    place: int | None = optional()
     reason: str
-    kind: str = Field(default="", exclude_if=_is_nothing)
-    code: str = Field(default="", exclude_if=_is_nothing)
-    since: WireTime | None = Field(default=None, exclude_if=is_absent)
-    until: WireTime | None = Field(default=None, exclude_if=is_absent)
-    outlook: str = Field(default="", exclude_if=_is_nothing)
-    hook: HookWait | None = Field(default=None, exclude_if=is_absent)
+    kind: str = Field(default="", exclude_if=is_empty)
+    code: str = Field(default="", exclude_if=is_empty)
+    since: WireTime | None = optional()
+    until: WireTime | None = optional()
+    outlook: str = Field(default="", exclude_if=is_empty)
+    hook: HookWait | None = optional()
 
 
 class Run(RunSummary):
@@ -133,11 +121,11 @@ class Run(RunSummary):
     inputs: list[Assignment]
     outputs: list[Assignment]
     log: LogAssignment | None = None
-    generation: int | None = Field(default=None, exclude_if=is_absent)
-    priority: int = Field(default=0, exclude_if=_is_zero)
-    used: Used | None = Field(default=None, exclude_if=is_absent)
-    waiting: Waiting | None = Field(default=None, exclude_if=is_absent)
-    notes: list[str] = Field(default_factory=list, exclude_if=_is_empty)
+    generation: int | None = optional()
+    priority: int = Field(default=0, exclude_if=is_empty)
+    used: Used | None = optional()
+    waiting: Waiting | None = optional()
+    notes: list[str] = Field(default_factory=list, exclude_if=is_empty)
 
 
 class PhaseTime(Response):
@@ -175,5 +163,5 @@ class RunEvent(Response):
     to_status: str = Field(validation_alias="to", serialization_alias="to")
     cause: str
     actor: str = ""
-    exit: Exit | None = Field(default=None, exclude_if=is_absent)
-    used: Used | None = Field(default=None, exclude_if=is_absent)
+    exit: Exit | None = optional()
+    used: Used | None = optional()

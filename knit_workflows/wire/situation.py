@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
-from pydantic import Field
-
-from knit_workflows.wire.base import Response, is_absent
+from knit_workflows.wire.base import Response, optional
 from knit_workflows.wire.runs import Exit
 from knit_workflows.wire.times import WireTime
 
 COUNTED: Final = 10_000
 """What could be many is counted no further, as by `ports.SituationStore`; it may be more."""
-
-
-def _absent() -> Any:
-    return Field(default=None, exclude_if=is_absent)
 
 
 class RunsOfStatus(Response):
@@ -48,7 +42,7 @@ class FailedRun(Response):
     run_id: str
     at: WireTime
     plan: str
-    exit: Exit | None = _absent()
+    exit: Exit | None = optional()
 
 
 class EndedRuns(Response):
@@ -79,9 +73,9 @@ class Limits(Response):
     `held` says why no Run is admitted at all; left out: nothing prevents it.
     """
 
-    total: int | None = _absent()
-    per_plan: int | None = _absent()
-    held: str | None = _absent()
+    total: int | None = optional()
+    per_plan: int | None = optional()
+    held: str | None = optional()
 
 
 class WorkersOfRole(Response):
@@ -101,7 +95,7 @@ class Versions(Response):
 
     knit: str
     database: str
-    temporal: str | None = _absent()
+    temporal: str | None = optional()
 
 
 class Disk(Response):
@@ -111,8 +105,8 @@ class Disk(Response):
     """
 
     database: int
-    free: int | None = _absent()
-    total: int | None = _absent()
+    free: int | None = optional()
+    total: int | None = optional()
 
 
 class Backups(Response):
@@ -126,11 +120,11 @@ class Backups(Response):
     destination: str
     when: str
     paused: bool
-    last_set: str | None = _absent()
-    last_at: WireTime | None = _absent()
+    last_set: str | None = optional()
+    last_at: WireTime | None = optional()
     unreadable: int
-    unpruned: str | None = _absent()
-    next_at: WireTime | None = _absent()
+    unpruned: str | None = optional()
+    next_at: WireTime | None = optional()
 
 
 class WorkerVersion(Response):
@@ -143,9 +137,9 @@ class WorkerVersion(Response):
 
     build_id: str
     state: str
-    since: WireTime | None = _absent()
+    since: WireTime | None = optional()
     workers: int
-    workflows: int | None = _absent()
+    workflows: int | None = optional()
 
 
 class InstallationStatus(Response):
@@ -166,5 +160,5 @@ class InstallationStatus(Response):
     workers: list[WorkersOfRole]
     versions: Versions
     disk: Disk
-    backups: Backups | None = _absent()
-    worker_versions: list[WorkerVersion] | None = _absent()
+    backups: Backups | None = optional()
+    worker_versions: list[WorkerVersion] | None = optional()

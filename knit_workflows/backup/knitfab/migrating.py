@@ -27,7 +27,6 @@ from knit_workflows.store.migrations import REVISION
 DUMP: Final = "db/dump.tar.gz"
 DATA: Final = "data"
 _AHEAD: Final = 64
-_UNDER_WAY: Final = frozenset(one for one in RunStatus if one.has_volumes and not one.is_final)
 _WHY_NOT: Final = {
     "keychain": "keys of imports: they are in a Secret of the cluster, not in a backup; imports "
     "that had begun have failed",
@@ -78,7 +77,7 @@ class Survey:
     @property
     def under_way(self) -> int:
         """Runs that had not ended; they fail."""
-        return sum(self.runs.get(one.value, 0) for one in _UNDER_WAY)
+        return sum(self.runs.get(one.value, 0) for one in RunStatus if one.holds_resources)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema
 
 from knit_workflows.domain.runs.run import USER
-from knit_workflows.wire.base import Request, Response, is_absent
+from knit_workflows.wire.base import Request, Response, is_empty, optional
 from knit_workflows.wire.times import WireTime
 
 MAX_REASON: Final = 500
@@ -29,10 +29,6 @@ def _line(most: int) -> tuple[object, ...]:
     return StringConstraints(max_length=most), AfterValidator(check), WithJsonSchema(described)
 
 
-def _is_nothing(value: str) -> bool:
-    return value == ""
-
-
 class HooksSource(Response):
     """The worker that has put hooks in force, from which file; `digest` is the file's SHA-256."""
 
@@ -49,8 +45,8 @@ class HooksFollower(Response):
 
     worker: str
     file: str
-    digest: str = Field(default="", exclude_if=_is_nothing)
-    problem: str = Field(default="", exclude_if=_is_nothing)
+    digest: str = Field(default="", exclude_if=is_empty)
+    problem: str = Field(default="", exclude_if=is_empty)
     since: WireTime
     seen_at: WireTime
 
@@ -66,9 +62,9 @@ class Hooks(Response):
     before: list[str]
     after: list[str]
     changed_at: WireTime
-    source: HooksSource | None = Field(default=None, exclude_if=is_absent)
+    source: HooksSource | None = optional()
     followers: list[HooksFollower]
-    problem: str = Field(default="", exclude_if=_is_nothing)
+    problem: str = Field(default="", exclude_if=is_empty)
 
 
 class HookDelivery(Response):
@@ -93,12 +89,12 @@ class HookDelivery(Response):
     attempts: int
     created_at: WireTime
     called_at: WireTime
-    next_at: WireTime | None = Field(default=None, exclude_if=is_absent)
-    status_code: int | None = Field(default=None, exclude_if=is_absent)
-    duration_ms: int | None = Field(default=None, exclude_if=is_absent)
-    answer: str = Field(default="", exclude_if=_is_nothing)
-    skipped_by: str = Field(default="", exclude_if=_is_nothing)
-    skip_reason: str = Field(default="", exclude_if=_is_nothing)
+    next_at: WireTime | None = optional()
+    status_code: int | None = optional()
+    duration_ms: int | None = optional()
+    answer: str = Field(default="", exclude_if=is_empty)
+    skipped_by: str = Field(default="", exclude_if=is_empty)
+    skip_reason: str = Field(default="", exclude_if=is_empty)
 
 
 class HookSkip(Request):
@@ -124,6 +120,6 @@ class HookTestAnswer(Response):
     url: str
     succeeded: bool
     duration_ms: int
-    status_code: int | None = Field(default=None, exclude_if=is_absent)
-    answer: str = Field(default="", exclude_if=_is_nothing)
+    status_code: int | None = optional()
+    answer: str = Field(default="", exclude_if=is_empty)
     environment: list[str] = Field(default_factory=list)
