@@ -87,8 +87,10 @@ class Count:
 async def main() -> int:
     """Runs the tiers; gives the exit code."""
     os.chdir(ROOT)
-    # A shell that puts this into the background has Ctrl-C ignored, in all that is started, too.
+    # A shell that puts this into the background has Ctrl-C ignored, in all that is started, too;
+    # nohup has the end of a terminal ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     begun = time.monotonic()
     environment = {**os.environ, **_engine()}
     count = Count()
