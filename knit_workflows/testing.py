@@ -15,16 +15,19 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Final
 
 from pydantic import SecretStr
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import WorkflowEnvironment
 
+from knit_workflows import names
 from knit_workflows.client import KnitClient
 from knit_workflows.compute.base import ComputeBackend
 from knit_workflows.compute.memory import MemoryBackend
@@ -52,6 +55,8 @@ QUICK = EngineSettings(
     poll_interval=timedelta(seconds=2),
 )
 """Short timeouts and intervals, so that tests do not wait long."""
+PATIENCE: Final = timedelta(seconds=100)
+"""What has not happened by then, on a machine that has other work too, will not happen."""
 
 
 @contextmanager
@@ -114,7 +119,7 @@ class KnitEnvironment:
         return await self.store.plans.register(parse_plan(document), new_runs_limit=None)
 
     async def runs_of(
-        self, plan_id: PlanId, count: int, *, within: timedelta = timedelta(seconds=30)
+        self, plan_id: PlanId, count: int, *, within: timedelta = PATIENCE
     ) -> list[RunDetail]:
         """Waits until a Plan has `count` Runs and all of them are final; gives them."""
         async with asyncio.timeout(within.total_seconds()):
@@ -124,6 +129,15 @@ class KnitEnvironment:
                     return [await self.final(run.summary.run_id) for run in runs]
                 await asyncio.sleep(0.02)
 
+    async def kept(self) -> None:
+        """Waits until the workers, which start meanwhile, have made the Projector and schedules."""
+        projector = self.temporal.get_workflow_handle(names.projector_workflow(0))
+        schedules = (names.GC_WORKFLOW, names.HOUSEKEEPING_WORKFLOW)
+        made = [self.temporal.get_schedule_handle(name).describe for name in schedules]
+        async with asyncio.timeout(PATIENCE.total_seconds()):
+            for describe in (projector.describe, *made):
+                await _until_there(describe)
+
     async def final(self, run_id: RunId) -> RunDetail:
         """Waits until a Run is final; gives it."""
         return await self.store.runs.wait_final(run_id, fallback=timedelta(seconds=1))
@@ -132,6 +146,18 @@ class KnitEnvironment:
         """Gives the Data that have all these tags."""
         wanted = tuple(Tag(key, value) for key, value in tags.items())
         return list(await self.store.data.find(DataQuery(tags=wanted)))
+
+
+async def _until_there(describe: Callable[[], Awaitable[object]]) -> None:
+    while True:
+        try:
+            await describe()
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise
+        else:
+            return
+        await asyncio.sleep(0.02)
 
 
 @asynccontextmanager

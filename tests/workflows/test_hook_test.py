@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -14,7 +15,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer as Server
 from temporalio.client import WorkflowExecutionStatus, WorkflowHandle
 
-from knit_workflows import names
+from knit_workflows import client, names
 from knit_workflows.activities.hooks.hook_test import SAMPLE_RUN
 from knit_workflows.domain.errors import EngineUnavailable, Unavailable
 from knit_workflows.domain.hooks import HookPhase
@@ -23,6 +24,7 @@ from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.plugin import Role
 from knit_workflows.settings import HookSettings
+from knit_workflows.temporal.queue_state import queue_state
 from knit_workflows.testing import KnitEnvironment, MemoryBackend, knit_environment
 from knit_workflows.worker import workers
 from tests.waiting import PATIENCE
@@ -47,7 +49,15 @@ async def only_hooks(postgres: EmbeddedPostgres) -> AsyncIterator[KnitEnvironmen
     async with knit_environment(postgres=postgres, hooks=LOCAL, work=False) as knit:
         (worker,) = workers(knit.temporal, knit.deps, frozenset({Role.HOOKS}))
         async with worker:
+            await until_hooks_are_called(knit)
             yield knit
+
+
+async def until_hooks_are_called(knit: KnitEnvironment) -> None:
+    """Waits until there is a worker that calls hooks: a test of one does not wait for long."""
+    async with asyncio.timeout(PATIENCE):
+        while not (await queue_state(knit.temporal, knit.deps.queues.hooks)).workers:
+            await asyncio.sleep(0.05)
 
 
 async def test_a_hook_is_called_once_with_the_body_of_a_sample_run(
@@ -139,8 +149,11 @@ async def _signals(handle: WorkflowHandle[Any, Any]) -> list[str]:
     ]
 
 
-async def test_a_run_is_told_that_a_hook_was_skipped(postgres: EmbeddedPostgres) -> None:
+async def test_a_run_is_told_that_a_hook_was_skipped(
+    postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One whose workflow is over, or never was, needs no word."""
+    monkeypatch.setattr(client, "PROMPT", timedelta(seconds=PATIENCE))
     backend = MemoryBackend()
     backend.hold()
     async with knit_environment(postgres=postgres, backend=backend) as knit:

@@ -10,6 +10,8 @@ from datetime import timedelta
 import pytest
 from temporalio.worker import Worker
 
+from knit_workflows import worker as worker_process
+from knit_workflows.activities.hooks import calls
 from knit_workflows.activities.hooks.transitions import TOLD_AT_ONCE
 from knit_workflows.domain.hooks import DeliveryQuery, DeliveryState, HookDelivery, Hooks
 from knit_workflows.domain.runs.run import RunStatus
@@ -25,6 +27,12 @@ from tests.workflows.test_hooks_waiting import Hanging
 pytestmark = pytest.mark.patient
 
 ENDED = "the worker ended before the answer came"
+
+
+@pytest.fixture(autouse=True)
+def last_words_are_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slowly the database takes them."""
+    monkeypatch.setattr(calls, "LAST_WORDS", timedelta(seconds=PATIENCE))
 
 
 @pytest.fixture
@@ -90,8 +98,9 @@ async def test_a_call_after_a_transition_has_an_outcome(
 
 
 async def test_a_call_that_is_answered_while_the_worker_ends_has_succeeded(
-    postgres: EmbeddedPostgres, hooks: Receiver
+    postgres: EmbeddedPostgres, hooks: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(worker_process, "HOOKS_SHUTDOWN", timedelta(seconds=PATIENCE))
     hanging = hangs(hooks, "/after")
     async with all_but_hooks(postgres, hooks, "/after") as knit:
         async with hooks_worker(knit):

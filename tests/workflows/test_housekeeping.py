@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from datetime import timedelta
 
 import pytest
@@ -23,9 +24,10 @@ from knit_workflows.domain.runs.run import Exit, RunQuery, RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.domain.volumes import Volume, VolumeOptions
 from knit_workflows.embedded import EmbeddedPostgres
-from knit_workflows.plugin import Deps
+from knit_workflows.plugin import ALL_ROLES, Deps
 from knit_workflows.settings import EngineSettings
 from knit_workflows.testing import QUICK, KnitEnvironment, MemoryBackend, knit_environment
+from knit_workflows.worker import workers
 from knit_workflows.workflows.options import SHORT
 from tests.postgres import fetch
 from tests.waiting import PATIENCE
@@ -176,10 +178,10 @@ async def test_a_terminated_projector_is_healed(postgres: EmbeddedPostgres) -> N
     """Otherwise no commit would become a Run any more."""
     async with knit_environment(postgres=postgres, engine=FREQUENT) as knit:
         plan = await knit.apply(TRAIN)
-        await knit.push({"type": "other"})  # by then the worker has started its Projector
+        await knit.kept()
         await knit.temporal.get_workflow_handle(names.projector_workflow(0)).terminate("by hand")
         await knit.push({"type": "dataset"})
-        assert await knit.runs_of(plan.summary.plan_id, 1, within=timedelta(seconds=60))
+        assert await knit.runs_of(plan.summary.plan_id, 1)
 
 
 async def test_runs_that_their_plan_has_left_behind_are_moved(postgres: EmbeddedPostgres) -> None:
@@ -243,6 +245,9 @@ async def test_a_leftover_pod_is_removed(
         [run] = await knit.runs_of(plan.summary.plan_id, 1)
         foreign = names.run_pod("11111111-2222-4333-8444-555555555555", 1)
         left = names.run_pod(run.summary.run_id, 1)
+        # Which may still have its own pod to release.
+        workflow = names.run_workflow(run.summary.run_id, 1)
+        await knit.temporal.get_workflow_handle(workflow).result()
         backend.refusals = 2
         for name in (left, foreign):
             await backend.launch(RunPod(name, run.summary.run_id, 1, "plan", "image:1", ()))
@@ -299,7 +304,7 @@ async def _turns(knit: KnitEnvironment, schedule: str, count: int) -> None:
 async def test_a_paused_schedule_stays_paused(postgres: EmbeddedPostgres) -> None:
     """A worker that starts brings it to its settings, and leaves the pause to who made it."""
     async with knit_environment(postgres=postgres, engine=FREQUENT) as knit:
-        await knit.push({"type": "dataset"})  # by then the worker has made its schedules
+        await knit.kept()
         schedule = knit.temporal.get_schedule_handle(names.GC_WORKFLOW)
         await schedule.pause(note="by hand")
         seldom = FREQUENT.model_copy(update={"gc_interval": timedelta(hours=3)})
@@ -362,10 +367,15 @@ async def test_an_import_that_is_not_ended_in_time_fails(postgres: EmbeddedPostg
     lapsing = FREQUENT.model_copy(
         update={"import_window": timedelta(seconds=1), "import_key_life": timedelta(seconds=9)}
     )
-    async with knit_environment(postgres=postgres, engine=lapsing) as knit:
+    async with (
+        knit_environment(postgres=postgres, engine=lapsing, work=False) as knit,
+        AsyncExitStack() as stack,
+    ):
         ended = await knit.store.imports.begin()
         await knit.store.imports.end(ended, window=timedelta(minutes=1))
         late = await knit.store.imports.begin()
+        for worker in workers(knit.temporal, knit.deps, ALL_ROLES):
+            await stack.enter_async_context(worker)
         failed = await knit.final(late.run_id)
         assert failed.summary.status is RunStatus.FAILED
         assert failed.summary.exit is not None

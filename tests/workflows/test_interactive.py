@@ -130,7 +130,9 @@ def _plan(image: str, *inputs: str) -> dict[str, object]:
 async def test_pushes_pulls_and_stops_do_not_queue_behind_runs(postgres: EmbeddedPostgres) -> None:
     backend = Choked()
     backend.hold()
-    async with crowded(postgres, backend) as knit:
+    # No launch is given up because a heartbeat comes late.
+    engine = QUICK.model_copy(update={"heartbeat": timedelta(seconds=PATIENCE)})
+    async with crowded(postgres, backend, engine=engine) as knit:
         plan = await knit.apply(_plan("example/long:1", "long:yes"))
         await knit.push({"long": "yes"})
         async with asyncio.timeout(PATIENCE):

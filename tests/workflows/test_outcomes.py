@@ -156,6 +156,7 @@ async def test_a_run_that_an_attempt_before_has_ended_is_told_as_it_ended(
         plan = await knit.apply(TRAIN)
         await knit.push({"type": "dataset"})
         run = await only_run(knit, plan.summary.plan_id)
+        await knit.final(run.summary.run_id)  # which it is not before its workflow is there
         workflow = names.run_workflow(run.summary.run_id, 1)
         handle = knit.temporal.get_workflow_handle_for(RunWorkflow.run, workflow)
         result = await handle.result()

@@ -54,6 +54,7 @@ async def turn_of(knit: KnitEnvironment, kind: str) -> WorkflowHandle[object, ob
 async def test_they_reach_temporal(postgres: EmbeddedPostgres) -> None:
     """Otherwise a worker's death would stop pushes, or tidying up, for longer than was asked."""
     async with knit_environment(postgres=postgres, engine=TIMES) as knit:
+        await knit.kept()
         client = KnitClient(
             knit.temporal,
             heartbeat=TIMES.heartbeat,

@@ -17,13 +17,14 @@ from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.inspection.remains import find_remains
 from knit_workflows.testing import KnitEnvironment, MemoryBackend, knit_environment
 from tests.unit.inspection.test_remains import origin
+from tests.waiting import PATIENCE
 from tests.workflows.test_run import TRAIN, only_run, until_status
 
 
 async def another(knit: KnitEnvironment, first: RunDetail) -> RunSummary:
     """Waits until the Plan of a Run has another one."""
     plans = frozenset({first.summary.plan.plan_id})
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while True:
             for one in await knit.store.runs.find(RunQuery(plan_ids=plans)):
                 if one.summary.run_id != first.summary.run_id:
@@ -54,7 +55,7 @@ async def test_temporal_says_how_runs_have_ended(postgres: EmbeddedPostgres) -> 
             ended.summary.status, exit.code, exit.message,
         )  # fmt: skip
         assert found.ended is not None
-        assert abs(found.ended - ended.summary.updated_at) < timedelta(seconds=10)
+        assert abs(found.ended - ended.summary.updated_at) < timedelta(seconds=PATIENCE)
         assert (lost.status, lost.known) == (RunStatus.FAILED, False)
         assert len(remains.uploads()) == 2, pushed
         waits = Volume(names.volume(str(uuid.uuid4())), "")

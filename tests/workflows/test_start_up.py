@@ -92,7 +92,7 @@ async def test_a_worker_waits_says_for_what_and_then_works(
 
 async def metrics(port: int) -> dict[str, str]:
     """The last line of each metric, by its name."""
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE) as client:
         text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     return {re.split("[{ ]", line)[0]: line for line in lines}

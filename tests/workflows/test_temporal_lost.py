@@ -8,8 +8,8 @@ from datetime import timedelta
 
 import pytest
 from pydantic import SecretStr
-from temporalio.client import ScheduleHandle, WorkflowExecutionStatus
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.client import WorkflowExecutionStatus
+from temporalio.service import RPCError
 
 from knit_workflows import names
 from knit_workflows.domain.runs.run import RunStatus
@@ -17,7 +17,7 @@ from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.plugin import ALL_ROLES, Deps
 from knit_workflows.settings import QueueSettings, StoreSettings
 from knit_workflows.store import PostgresStore
-from knit_workflows.testing import QUICK, MemoryBackend, knit_environment, temporal
+from knit_workflows.testing import QUICK, KnitEnvironment, MemoryBackend, knit_environment, temporal
 from knit_workflows.worker import workers
 from tests.waiting import PATIENCE
 from tests.workflows.test_run import TRAIN, only_run, until_status
@@ -68,8 +68,7 @@ async def test_runs_and_uploads_under_way_end_in_a_new_temporal(postgres: Embedd
         assert sorted(backend.launches) == sorted(
             names.run_pod(one, 1) for one in (running, stopped)
         )
-        for schedule in (names.GC_WORKFLOW, names.HOUSEKEEPING_WORKFLOW):
-            await client.get_schedule_handle(schedule).describe()
+        await KnitEnvironment(client, deps, url).kept()
         projector = client.get_workflow_handle(names.projector_workflow(0))
         assert (await projector.describe()).status is WorkflowExecutionStatus.RUNNING
 
@@ -79,6 +78,7 @@ async def test_workers_that_stay_up_notice_the_loss(postgres: EmbeddedPostgres) 
     backend = MemoryBackend()
     backend.hold()
     async with knit_environment(postgres=postgres, backend=backend, engine=PATIENT) as knit:
+        await knit.kept()
         plan = await knit.apply(TRAIN)
         await knit.push({"type": "dataset"})
         run_id = (await only_run(knit, plan.summary.plan_id)).summary.run_id
@@ -101,6 +101,7 @@ async def test_a_temporal_that_is_new_to_an_idle_knit_recovers_nothing(
     postgres: EmbeddedPostgres,
 ) -> None:
     async with knit_environment(postgres=postgres, engine=PATIENT) as knit:
+        await knit.kept()
         await knit.push({"type": "dataset"})
         described = [one.id async for one in knit.temporal.list_workflows()]
         assert names.RECOVERY_WORKFLOW not in described
@@ -109,22 +110,9 @@ async def test_a_temporal_that_is_new_to_an_idle_knit_recovers_nothing(
 async def test_a_schedule_that_somebody_deletes_is_made_again(postgres: EmbeddedPostgres) -> None:
     """Temporal has lost nothing else, so nothing is recovered, although an upload is under way."""
     async with knit_environment(postgres=postgres, engine=PATIENT) as knit:
+        await knit.kept()
         await knit.knit.open_upload()
-        schedule = knit.temporal.get_schedule_handle(names.GC_WORKFLOW)
-        await schedule.delete()
-        async with asyncio.timeout(PATIENCE):
-            while not await is_there(schedule):
-                await asyncio.sleep(0.05)
+        await knit.temporal.get_schedule_handle(names.GC_WORKFLOW).delete()
+        await knit.kept()
         with pytest.raises(RPCError, match="not found"):
             await knit.temporal.get_workflow_handle(names.RECOVERY_WORKFLOW).describe()
-
-
-async def is_there(schedule: ScheduleHandle) -> bool:
-    """Says whether Temporal knows the schedule."""
-    try:
-        await schedule.describe()
-    except RPCError as error:
-        if error.status is RPCStatusCode.NOT_FOUND:
-            return False
-        raise
-    return True

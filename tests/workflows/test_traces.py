@@ -13,6 +13,7 @@ from knit_workflows.settings import HookSettings
 from knit_workflows.testing import MemoryBackend, knit_environment, temporal
 from tests.otlp import traced
 from tests.receiver import receiver
+from tests.workflows.test_hook_test import until_hooks_are_called
 from tests.workflows.test_run import TRAIN
 
 pytestmark = pytest.mark.patient  # it needs a whole knit of its own
@@ -45,6 +46,7 @@ async def test_from_a_command_to_a_hook_and_a_run_as_a_trace(
             ) as knit:
                 url = hooked.url("/before")
                 await knit.store.hooks.configure(Hooks(before=(url,)))
+                await until_hooks_are_called(knit)
                 with tracing.span("knit hook test"):
                     await knit.knit.test_hook(url, HookPhase.BEFORE)
                 _, asked, parent, flags = hooked.calls.pop().headers["traceparent"].split("-")

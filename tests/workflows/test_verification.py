@@ -52,6 +52,7 @@ async def mended(knit: KnitEnvironment, findings: list[Finding]) -> list[tuple[s
 
 async def test_what_agrees_gives_no_findings(postgres: EmbeddedPostgres) -> None:
     async with knit_environment(postgres=postgres, engine=LEFT_ALONE) as knit:
+        await knit.kept()
         plan = await knit.apply(TRAIN)
         await knit.push({"type": "dataset"})
         await knit.runs_of(plan.summary.plan_id, 1)
@@ -66,6 +67,7 @@ async def test_what_temporal_has_lost_is_found_and_mended(postgres: EmbeddedPost
     backend = MemoryBackend()
     backend.hold()
     async with knit_environment(postgres=postgres, backend=backend, engine=LEFT_ALONE) as knit:
+        await knit.kept()
         plan = await knit.apply(TRAIN)
         await knit.push({"type": "dataset"})
         run = (await only_run(knit, plan.summary.plan_id)).summary
@@ -102,6 +104,7 @@ async def with_a_running_run(
     backend = MemoryBackend()
     backend.hold()
     async with knit_environment(postgres=postgres, backend=backend, engine=LEFT_ALONE) as knit:
+        await knit.kept()
         plan = await knit.apply(TRAIN)
         await knit.push({"type": "dataset"})
         run_id = (await only_run(knit, plan.summary.plan_id)).summary.run_id
@@ -177,10 +180,13 @@ async def test_volumes_pods_and_edges_that_disagree(postgres: EmbeddedPostgres) 
     """What needs a decision is left to people; the pod of a Run that is over is removed."""
     backend = MemoryBackend()
     async with knit_environment(postgres=postgres, backend=backend, engine=LEFT_ALONE) as knit:
+        await knit.kept()
         plan = await knit.apply(TRAIN)
         pushed = str(await knit.push({"type": "dataset"}))
         [run] = await knit.runs_of(plan.summary.plan_id, 1)
         run_id, made = run.summary.run_id, run.outputs[0].knit_id
+        # Which may still have its own pod to release.
+        await knit.temporal.get_workflow_handle(names.run_workflow(run_id, 1)).result()
         stray = names.volume(str(uuid.uuid4()))
         await backend.create_volume(Volume(stray, "stray"))
         for one in (str(made), pushed):
@@ -230,6 +236,7 @@ async def test_a_back_end_that_is_away_is_a_finding_and_stops_no_other_check(
             raise RuntimeError("nobody listens")
 
     async with knit_environment(postgres=postgres, backend=Away(), engine=LEFT_ALONE) as knit:
+        await knit.kept()
         await knit.push({"type": "dataset"})
         [one] = await found(knit)
         assert (one.check, one.message) == ("pods", "it was not possible: nobody listens")

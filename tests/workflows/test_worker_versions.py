@@ -135,9 +135,18 @@ class Deployment:
         async with asyncio.timeout(PATIENCE):
             return str(await handle.result())
 
-    async def new_one(self) -> str:
-        """Gives at which build a workflow ends that is started now."""
-        return await self.ends_at(await self.begin())
+    async def until_new_ones_end_at(self, build: str) -> None:
+        """Starts some at once, until all end at this build.
+
+        Temporal tells the partitions of a task queue of a change one after the other.
+        """
+
+        async def one() -> str:
+            return await self.ends_at(await self.begin())
+
+        async with asyncio.timeout(PATIENCE):
+            while set(await asyncio.gather(*(one() for _ in range(5)))) != {build}:
+                pass
 
     async def until_drained_at(self, build: str) -> None:
         """Waits until only this build carries out what the Projector does: ten drains in a row."""
@@ -174,14 +183,14 @@ async def test_where_workflows_end_when_another_build_is_made_current(
         await deployment.make_current("1")
         before = await deployment.begin()
         await deployment.make_current("2")
-        assert await deployment.new_one() == "2"
+        await deployment.until_new_ones_end_at("2")
         assert await deployment.ends_at(before) == of_before
         await deployment.make_current("1")
-        assert await deployment.new_one() == "1"
+        await deployment.until_new_ones_end_at("1")
         await deployment.ramp("2", 100)
-        assert await deployment.new_one() == "2"
+        await deployment.until_new_ones_end_at("2")
         await deployment.ramp("2", 0)
-        assert await deployment.new_one() == "1"
+        await deployment.until_new_ones_end_at("1")
 
 
 @pytest.mark.patient
@@ -196,7 +205,7 @@ async def test_a_pinned_workflow_waits_for_ever_once_its_workers_are_gone(
     async with deployment.workers("2"):
         await deployment.make_current("2")
         await pinned.signal(PatientWorkflow.go_on)
-        assert await deployment.new_one() == "2"
+        await deployment.until_new_ones_end_at("2")
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(2):
                 await pinned.result()

@@ -25,6 +25,7 @@ from knit_workflows.settings import ComputeSettings, KubernetesSettings, Setting
 from knit_workflows.temporal.backup_schedule import BackupSchedule, FoundSchedule, instant_of
 from knit_workflows.upkeep.backups import measure
 from tests.unit.backup.memory import Knit
+from tests.waiting import PATIENCE
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 FOUND = FoundSchedule(
@@ -206,7 +207,7 @@ def test_the_process_ends_with_who_has_started_it(tmp_path: Path):
     )
     assert began.stdin is not None
     began.stdin.close()
-    assert began.wait(20) == 1
+    assert began.wait(PATIENCE) == 1
 
 
 def test_it_is_overdue_after_two_periods():

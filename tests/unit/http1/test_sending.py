@@ -13,17 +13,18 @@ from knit_workflows.http1.body import send_chunk
 LARGE = b"x" * (1 << 20)
 
 
+@pytest.mark.patient
 def test_a_slow_reader_that_takes_something_all_the_while_gets_it_all() -> None:
     ours, theirs = socket.socketpair()
     for one in (ours, theirs):
         one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    ours.settimeout(0.5)
+    ours.settimeout(3)
     got = bytearray()
 
     def read() -> None:
         while piece := theirs.recv(32 << 10):
             got.extend(piece)
-            time.sleep(0.03)  # a megabyte in a second
+            time.sleep(0.03)  # a megabyte in more than the time-out
 
     reader = threading.Thread(target=read)
     reader.start()

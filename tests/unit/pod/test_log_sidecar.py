@@ -213,7 +213,7 @@ def test_a_log_that_was_read_late_may_have_lost_its_start(
 def test_a_program_that_wrote_nothing_and_was_read_at_once_has_an_empty_log(
     server: Api, record, log: list[Any]
 ) -> None:
-    server.watches = [[pod("running", started=time.time())]]
+    server.watches = [[pod("running", started=time.time() + PATIENCE)]]
     server.logs = log
     assert record() == b""
 

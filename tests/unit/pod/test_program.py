@@ -374,12 +374,15 @@ def test_a_scan_of_many_folders_stays_within_the_memory_of_its_container(
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(f"/proc/self/fd/{out}/s")  # there is something to note, however far it gets
     os.close(out)
-    main.communicate(b"\n", timeout=PATIENCE)
+    assert main.stdin is not None
+    main.stdin.write(b"\n")
+    main.stdin.flush()
     peaks = []
     while nurse.poll() is None:  # once it has ended its memory is not known any more
         status = Path(f"/proc/{nurse.pid}/status").read_text()
         peaks += re.findall(r"VmHWM:\s+(\d+) kB", status)
         time.sleep(0.02)
+    main.communicate(timeout=PATIENCE)
     assert "it was not scanned to the end: it " in room.said("nurse")
     assert 0 < int(peaks[-1]) < 40 << 10
 

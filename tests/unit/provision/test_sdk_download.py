@@ -25,6 +25,7 @@ import pytest
 
 from knit_workflows.provision.cache import SetUpError
 from knit_workflows.provision.sdk_download import download_folder, download_if_needed
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.patient
 
@@ -136,22 +137,22 @@ def serve(path: str, *, cut: int | None = None) -> bytes:
 
 def test_it_is_downloaded_once_into_the_cache(proxy: Proxy) -> None:
     proxy.answer = serve
-    program = download_if_needed()
+    program = download_if_needed(stall_timeout=PATIENCE)
     assert program == download_folder() / "temporal"
     assert program.read_bytes().startswith(PROGRAM)
     assert os.access(program, os.X_OK)
     assert [path.partition("?")[0] for path in proxy.asked] == ["/cli/default", "/it.tar.gz"]
-    assert download_if_needed() == program
+    assert download_if_needed(stall_timeout=PATIENCE) == program
     assert len(proxy.asked) == 2
 
 
 def test_a_broken_download_leaves_nothing_and_the_next_one_works(proxy: Proxy) -> None:
     proxy.answer = lambda path: serve(path, cut=400_000)
     with pytest.raises(SetUpError, match="the download by Temporal's SDK failed"):
-        download_if_needed()
+        download_if_needed(stall_timeout=PATIENCE)
     assert [path.suffix for path in download_folder().parent.iterdir()] == [".lock"]
     proxy.answer = serve
-    assert download_if_needed().exists()
+    assert download_if_needed(stall_timeout=PATIENCE).exists()
 
 
 def test_where_nothing_comes_it_is_given_up_and_its_process_is_ended(proxy: Proxy) -> None:
@@ -176,7 +177,7 @@ def test_a_download_whose_process_is_killed_fails(proxy: Proxy) -> None:
     killer = Thread(target=kill)
     killer.start()
     with pytest.raises(SetUpError, match="SDK failed: it says nothing"):
-        download_if_needed()
+        download_if_needed(stall_timeout=PATIENCE)
     killer.join()
 
 
@@ -187,7 +188,7 @@ def test_without_a_network_it_fails_with_the_sdks_reason(
         port = closed.getsockname()[1]
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
     with pytest.raises(SetUpError, match=f"failed: .*https://{HOST}/cli/default"):
-        download_if_needed()
+        download_if_needed(stall_timeout=PATIENCE)
 
 
 def test_the_program_of_an_interrupted_download_is_not_left_running(
@@ -201,4 +202,4 @@ def test_the_program_of_an_interrupted_download_is_not_left_running(
         assert parent.poll() is None
     process.send_signal(2)
     parent.wait()
-    assert not psutil.wait_procs(children, timeout=30)[1]
+    assert not psutil.wait_procs(children, timeout=PATIENCE)[1]

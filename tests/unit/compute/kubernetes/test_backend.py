@@ -367,9 +367,10 @@ class TestWatch:
         with_pod(api, "Running", {"terminated": {"exitCode": 0, "finishedAt": ended}})
         pod = api.objects["pods", f"{POD.name}-x"]
         pod["spec"]["containers"].append({"name": "agent"})
-        async with asyncio.timeout(20), aclosing(backend.watch(POD.name)) as watch:
-            assert (await anext(watch)).phase is Phase.RUNNING
-            last = await anext(watch)
+        async with asyncio.timeout(PATIENCE), aclosing(backend.watch(POD.name)) as watch:
+            async for last in watch:
+                if last.lingering:
+                    break
         assert (last.phase, last.lingering) == (Phase.SUCCEEDED, True)
         await backend.aclose()
 
@@ -385,9 +386,10 @@ class TestWatch:
         pod = api.objects["pods", f"{POD.name}-x"]
         pod["spec"]["containers"].append({"name": "nurse"})
         pod["status"]["containerStatuses"].append({"name": "nurse", "state": RUNNING})
-        async with asyncio.timeout(20), aclosing(backend.watch(POD.name)) as watch:
-            assert (await anext(watch)).phase is Phase.RUNNING
-            last = await anext(watch)
+        async with asyncio.timeout(PATIENCE), aclosing(backend.watch(POD.name)) as watch:
+            async for last in watch:
+                if last.lingering:
+                    break
         assert (last.phase, last.lingering) == (Phase.FAILED, True)
         await backend.aclose()
 

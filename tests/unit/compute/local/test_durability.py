@@ -16,6 +16,7 @@ from knit_workflows.compute.local import LocalBackend, durability, launching, po
 from knit_workflows.compute.local.processes import boot_id
 from knit_workflows.domain.errors import BackendUnavailable, StorageFull
 from knit_workflows.settings import LocalSettings
+from tests.waiting import PATIENCE, until
 
 from .conftest import MakePod
 
@@ -169,20 +170,25 @@ async def test_those_that_ask_together_share_a_sync(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But not the one that was under way when they asked."""
-    go, began = threading.Event(), []
+    go, began, joined = threading.Event(), [], []
+    shield = asyncio.shield
 
     def sync(_: int) -> None:
         began.append(1)
-        assert go.wait(10)
+        assert go.wait(PATIENCE)
+
+    def share(task: asyncio.Task[None]) -> asyncio.Future[None]:
+        joined.append(task)
+        return shield(task)
 
     monkeypatch.setattr(durability, "sync_file_system", sync)
+    monkeypatch.setattr(asyncio, "shield", share)
     syncs = durability.SharedSyncs()
     first = asyncio.create_task(syncs.sync(tmp_path))
-    while not began:
-        await asyncio.sleep(0.001)
+    await until(lambda: began)
     others = [asyncio.create_task(syncs.sync(tmp_path)) for _ in range(50)]
     others.append(asyncio.create_task(syncs.sync(tmp_path / "gone")))
-    await asyncio.sleep(0.05)
+    await until(lambda: len(joined) == 51)
     others[0].cancel()
     go.set()
     await asyncio.gather(first, *others[1:])

@@ -387,7 +387,7 @@ async def test_grace_ends_although_knit_is_gone(
     ending.cancel()
     await eventually(lambda: find_process(sandbox) is None)
     assert (await until(backend, "pod", "absent")).phase is Phase.ABSENT
-    assert find_process(supervisor) is None
+    await eventually(lambda: find_process(supervisor) is None)
 
 
 async def test_a_log_on_a_full_disk_fails_the_run(
