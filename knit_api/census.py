@@ -1,4 +1,4 @@
-"""Counts Runs by status for the metrics, by one query that is not repeated for some seconds."""
+"""Counts Runs by status and Plan for the metrics, by one query that is not repeated at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from typing import Final
 from knit_api.watchdog import wait_or_abandon
 from knit_workflows.domain.ports import ApiStore
 from knit_workflows.domain.runs.run import RunStatus
-from knit_workflows.metrics.instruments import DATABASE_UP, OLDEST_WAITING, RUNS
+from knit_workflows.metrics.instruments import (
+    DATABASE_UP,
+    MOST_PLANS,
+    OLDEST_WAITING,
+    OTHER_PLANS,
+    PLAN_RUNS,
+    RUNS,
+)
 
 log = logging.getLogger(__name__)
 
@@ -42,12 +49,20 @@ class Census:
             except Exception as error:  # noqa: BLE001  whatever it is, the other metrics are told
                 log.warning("Runs are not counted: %r", error, extra={"action": "not_counted"})
                 RUNS.clear()
+                PLAN_RUNS.clear()
                 OLDEST_WAITING.set(float("nan"))
                 DATABASE_UP.set(0)
             self._taken_at = clock()
 
     async def _take(self) -> None:
-        census = await (await self._store()).runs.census()
+        census = await (await self._store()).runs.census(plans=MOST_PLANS)
+        PLAN_RUNS.clear()  # of Plans that are no longer among those with the most Runs
         for status in COUNTED:
-            RUNS.labels(status).set(census.runs.get(status, 0))
+            every = census.runs.get(status, 0)
+            RUNS.labels(status).set(every)
+            for one in census.plans:
+                of_plan = one.runs.get(status, 0)
+                PLAN_RUNS.labels(one.plan_id, one.plan, status).set(of_plan)
+                every -= of_plan
+            PLAN_RUNS.labels(OTHER_PLANS, OTHER_PLANS, status).set(every)
         OLDEST_WAITING.set(census.oldest_waiting.total_seconds())

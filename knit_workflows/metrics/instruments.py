@@ -1,7 +1,8 @@
 """Everything that knit measures, by name; the table of the guide to metrics is made from it.
 
 Names follow Prometheus: base units, `_total` for counters. Labels have few values, known before:
-never a Run, a Data, a Plan or a user, each of which would make a series that lasts for ever.
+never a Run, a Data or a user, each of which would make a series that lasts for ever. Plans, in one
+gauge only, are at most `MOST_PLANS` at a time.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ EVERYWHERE: Final = CollectorRegistry()
 OF_API: Final = CollectorRegistry()
 OF_WORKERS: Final = CollectorRegistry()
 """What each process exposes, the API, workers. Apart, or a worker would say that 0 Runs wait."""
+MOST_PLANS: Final = 20
+"""So many Plans are named by `PLAN_RUNS`; users make as many of them as they like."""
+OTHER_PLANS: Final = "other"
+"""What it names instead of all others; no id, since ids are UUIDs."""
 _QUICK: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 30)
 _LONG: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 43200)
 
@@ -97,6 +102,14 @@ RUNS: Final = Gauge(
     "Runs that have not ended, by `status`, uploads and imports included; the same from every API "
     "process.",
     ("status",),
+    registry=OF_API,
+)
+PLAN_RUNS: Final = Gauge(
+    "knit_plan_runs",
+    "The same Runs by Plan and `status`. `plan` is the image, or the name of a built-in Plan; the "
+    f"{MOST_PLANS} Plans with the most of these Runs are there, all others together are the "
+    f"`plan_id` and `plan` `{OTHER_PLANS}`.",
+    ("plan_id", "plan", "status"),
     registry=OF_API,
 )
 OLDEST_WAITING: Final = Gauge(

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from uuid import uuid4
 
 import httpx
 import psycopg
 import pytest
 from prometheus_client.metrics import MetricWrapperBase
 
-from knit_api.census import Census
+from knit_api.census import COUNTED, Census
 from knit_api.deps import Lazy
 from knit_workflows.domain.errors import StoreUnavailable
-from knit_workflows.domain.ports import ApiStore
+from knit_workflows.domain.ids import PlanId, RunId
+from knit_workflows.domain.ports import ApiStore, RunKey
+from knit_workflows.domain.runs.run import RunQuery, RunStatus
 from knit_workflows.metrics.instruments import (
     DATABASE_UP,
     HTTP_DURATION,
+    MOST_PLANS,
     OLDEST_WAITING,
+    OTHER_PLANS,
+    PLAN_RUNS,
     RUNS,
     TRANSFER_BYTES,
     TRANSFERS_ENDED,
@@ -24,7 +30,8 @@ from knit_workflows.metrics.instruments import (
 )
 from tests.api.archives import tar_of
 from tests.memory_store import MemoryStore
-from tests.store.build import drain, register, spec, upload
+from tests.memory_store.memory import PlanRow, RunRow
+from tests.store.build import drain, end, register, spec, upload
 
 NOWHERE = "11111111-1111-4111-8111-111111111111"
 
@@ -108,6 +115,50 @@ async def test_runs_are_counted_by_status(store: MemoryStore) -> None:
     assert DATABASE_UP._value.get() == 1
 
 
+def put_runs(store: MemoryStore, image: str, *statuses: RunStatus) -> str:
+    """Puts a Plan and its Runs there; to register a thousand takes seconds."""
+    rows, plan_id = store.memory, PlanId(str(uuid4()))
+    rows.plans[plan_id] = PlanRow(plan_id, spec({"/in": "k:a"}, image=image), rows.now())
+    for status in statuses:
+        run_id = RunId(str(uuid4()))
+        rows.runs[run_id] = RunRow(run_id, plan_id, status, rows.now(), rows.now())
+    return plan_id
+
+
+async def test_however_many_plans_there_are_few_have_series(store: MemoryStore) -> None:
+    """Those with the most Runs; with the others together they are all Runs of each status."""
+    waiting, ready = RunStatus.WAITING, RunStatus.READY
+    quiet = [put_runs(store, f"quiet:{n}", waiting) for n in range(995)]
+    busy = [put_runs(store, f"busy:{n}", waiting, ready, ready) for n in range(5)]
+    await Census(Lazy[ApiStore].of(store).get).refresh()
+
+    counted, of_plans = samples(RUNS), samples(PLAN_RUNS)
+    assert (counted[("waiting",)], counted[("ready",)]) == (1000, 10)
+    assert len(of_plans) == (MOST_PLANS + 1) * len(COUNTED) == 147
+    named = {*busy, *sorted(quiet)[: MOST_PLANS - 5]}
+    assert {plan_id for plan_id, _, _ in of_plans} == named | {OTHER_PLANS}
+    for status in COUNTED:
+        of_status = [value for (_, _, other), value in of_plans.items() if other == status]
+        assert sum(of_status) == counted[(status,)]
+    assert of_plans[(busy[0], "busy:0", "ready")] == 2
+    assert of_plans[(busy[0], "busy:0", "running")] == 0
+    assert of_plans[(OTHER_PLANS, OTHER_PLANS, "waiting")] == 1000 - MOST_PLANS
+
+
+async def test_a_plan_whose_runs_have_ended_has_no_series_any_more(store: MemoryStore) -> None:
+    census = Census(Lazy[ApiStore].of(store).get, kept=0)
+    plan_id = await register(store, spec({"/in": "k:a"}))
+    await upload(store, "k:a")
+    await drain(store)
+    await census.refresh()
+    assert samples(PLAN_RUNS)[(plan_id, "demo:1", "waiting")] == 1
+    [run] = await store.runs.find(RunQuery(plan_ids=frozenset({plan_id})))
+    await store.execution.advance(RunKey(run.summary.run_id, 1), RunStatus.READY, cause="test")
+    await end(store, RunKey(run.summary.run_id, 1))
+    await census.refresh()
+    assert {plan_id for plan_id, _, _ in samples(PLAN_RUNS)} == {OTHER_PLANS}
+
+
 async def test_a_count_is_kept_for_a_while(store: MemoryStore) -> None:
     census = Census(Lazy[ApiStore].of(store).get, kept=3600)
     await census.refresh()
@@ -130,7 +181,7 @@ async def test_without_a_count_the_database_is_not_up(
     await census.refresh()
     store.memory.broken = problem
     await census.refresh()
-    assert samples(RUNS) == {}
+    assert samples(RUNS) == {} == samples(PLAN_RUNS)
     assert DATABASE_UP._value.get() == 0
     assert "Runs are not counted" in caplog.text
     store.memory.broken = None

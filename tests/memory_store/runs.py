@@ -16,7 +16,7 @@ from knit_workflows.domain.errors import (
 )
 from knit_workflows.domain.ids import RunId
 from knit_workflows.domain.plans.model import IMPORTED, UPLOADED
-from knit_workflows.domain.ports import Relaunched, RunCensus, RunKey
+from knit_workflows.domain.ports import Relaunched, RunCensus, RunKey, RunsOfPlan
 from knit_workflows.domain.runs.run import (
     ABORTED_BY_USER,
     KNIT,
@@ -70,12 +70,22 @@ class MemoryRuns(Part):
     async def get(self, run_id: RunId) -> RunDetail:
         return run_detail(self.rows, self._run(run_id))
 
-    async def census(self) -> RunCensus:
+    async def census(self, *, plans: int) -> RunCensus:
         going_on = [run for run in self.rows.runs.values() if not run.status.is_final]
         waiting = [run.updated_at for run in going_on if run.status is _S.WAITING]
+        of_plans = Counter(run.plan_id for run in going_on)
+        most = sorted(of_plans, key=lambda one: (-of_plans[one], one))[:plans]
         return RunCensus(
             Counter(run.status for run in going_on),
             self.rows.now() - min(waiting) if waiting else timedelta(),
+            [
+                RunsOfPlan(
+                    plan_id,
+                    self.rows.plans[plan_id].name or str(self.rows.plans[plan_id].spec.image),
+                    Counter(run.status for run in going_on if run.plan_id == plan_id),
+                )
+                for plan_id in most
+            ],
         )
 
     async def events(self, run_id: RunId) -> Sequence[RunEvent]:

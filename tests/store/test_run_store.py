@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -22,6 +22,7 @@ from knit_workflows.store import PostgresStore
 from knit_workflows.store.connection import Database, Session
 from knit_workflows.store.plans.details import plan_details
 from knit_workflows.store.runs.details import data_details, run_details
+from knit_workflows.store.runs.run_store import _SQL
 from tests.store.build import (
     admit_all,
     begin,
@@ -148,3 +149,54 @@ async def test_lists_take_a_constant_number_of_statements(store: PostgresStore, 
 
 async def test_ping(store: PostgresStore) -> None:
     await store.ping()
+
+
+def runs_of(url: str, plan_id: str, status: str, admitted: bool, count: int) -> None:
+    """Puts Runs there behind the store's back."""
+    fetch(
+        url,
+        """INSERT INTO run (run_id, plan_id, assignment_hash, status, admitted_at, exit_code,
+                            exit_message, created_at, updated_at)
+           SELECT gen_random_uuid(), %s, sha256(gen_random_uuid()::text::bytea), %s,
+                  CASE WHEN %s THEN now() END, 0, '', now(), now()
+             FROM generate_series(1, %s)""",
+        plan_id, status, admitted, count,
+    )  # fmt: skip
+
+
+async def test_the_census_counts_every_run_once(store: PostgresStore, url: str) -> None:
+    """Of each status, admitted or not: it looks for them in four places."""
+    plan_id = await register(store, spec({"/in": "k:a"}))
+    for count, status in enumerate(S, start=1):
+        runs_of(url, plan_id, status, True, count)
+        runs_of(url, plan_id, status, False, 100)
+    census = await store.runs.census(plans=1)
+    wanted = {one: 100 + n for n, one in enumerate(S, start=1) if not one.is_final}
+    assert dict(census.runs) == wanted
+    assert [(one.plan_id, one.runs) for one in census.plans] == [(plan_id, wanted)]
+
+
+@pytest.mark.patient
+async def test_runs_that_have_ended_cost_the_census_nothing(store: PostgresStore, url: str) -> None:
+    """It reads indexes of those that have not, never the table or an index of all."""
+    plan_ids = [await register(store, spec({"/in": "k:a"}, image=f"i:{n}")) for n in range(10)]
+    for plan_id in plan_ids:
+        runs_of(url, plan_id, "done", True, 3000)
+        runs_of(url, plan_id, "waiting", False, 200)
+        runs_of(url, plan_id, "running", True, 2)
+    fetch(url, "VACUUM ANALYZE run")
+    found = fetch(url, "EXPLAIN (FORMAT JSON) " + _SQL["census"].replace("%(most)s", "20"))
+    nodes = [*nodes_of(found[0]["QUERY PLAN"][0]["Plan"])]
+    of_runs = {node["Index Name"] for node in nodes if "Index Name" in node} - {"plan_pkey"}
+    assert "ix_run_queue_of_plan" in of_runs
+    assert of_runs <= {
+        "ix_run_queue_of_plan", "ix_run_deactivated", "ix_run_admitted", "ix_run_status",
+    }  # fmt: skip
+    assert not [one for one in nodes if "Seq" in one["Node Type"] and one["Relation Name"] == "run"]
+
+
+def nodes_of(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The nodes of a statement's plan."""
+    yield node
+    for one in node.get("Plans", ()):
+        yield from nodes_of(one)

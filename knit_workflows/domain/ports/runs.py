@@ -88,15 +88,28 @@ class Concluded:
 
 
 @dataclass(frozen=True, slots=True)
+class RunsOfPlan:
+    """How many Runs of a Plan there are of each status that is not final, if any.
+
+    `plan` is its image, or the name of a built-in Plan.
+    """
+
+    plan_id: PlanId
+    plan: str
+    runs: Mapping[RunStatus, int]
+
+
+@dataclass(frozen=True, slots=True)
 class RunCensus:
     """How many Runs there are of each status that is not final, if any.
 
     `oldest_waiting` is for how long the Run has waited that has waited for the longest time; 0 if
-    none waits.
+    none waits. `plans` are those with the most of these Runs, most first, then by id.
     """
 
     runs: Mapping[RunStatus, int]
     oldest_waiting: timedelta
+    plans: Sequence[RunsOfPlan]
 
 
 class RunStore(Protocol):
@@ -128,8 +141,11 @@ class RunStore(Protocol):
     async def get(self, run_id: RunId) -> RunDetail:
         """Looks one Run up, invalidated or not; raises RunNotFound."""
 
-    async def census(self) -> RunCensus:
-        """Counts the Runs that have not ended; the cost follows their number."""
+    async def census(self, *, plans: int) -> RunCensus:
+        """Counts the Runs that have not ended, also those of so many Plans, if there are as many.
+
+        The cost follows the number of these Runs.
+        """
 
     async def events(self, run_id: RunId) -> Sequence[RunEvent]:
         """Lists every change of its status, oldest first; raises RunNotFound."""

@@ -1,4 +1,4 @@
-"""The image of a Plan, as its row has it."""
+"""The image of a Plan, or what stands for it, as its row has it."""
 
 from __future__ import annotations
 
@@ -12,3 +12,8 @@ def image_of(row: Any) -> Image | None:
     if row.repository is None:
         return None
     return Image(row.repository, row.image_tag, row.image_digest)
+
+
+def plan_of(row: Any) -> str:
+    """Says which Plan it is to people: its image, or the `name` of a built-in one."""
+    return str(row.name or image_of(row))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
@@ -14,7 +15,7 @@ from knit_workflows.domain.errors import (
 )
 from knit_workflows.domain.ids import KnitId, PlanId, RunId, is_id
 from knit_workflows.domain.plans.model import IMPORTED, UPLOADED
-from knit_workflows.domain.ports import RunCensus, RunKey
+from knit_workflows.domain.ports import RunCensus, RunKey, RunsOfPlan
 from knit_workflows.domain.runs.run import (
     ABORTED_BY_USER,
     STOPPED_BY_USER,
@@ -30,6 +31,7 @@ from knit_workflows.store.connection import Database, Session
 from knit_workflows.store.ids import PackedIds, only_ids
 from knit_workflows.store.listening import Listener
 from knit_workflows.store.not_found import missing_data, missing_plan, missing_run
+from knit_workflows.store.plans.images import plan_of
 from knit_workflows.store.projection.candidates import inputs_filled_by
 from knit_workflows.store.projection.creation import Combination, create_runs
 from knit_workflows.store.runs import retry_delete
@@ -94,13 +96,21 @@ class PostgresRunStore:
             raise missing_run(run_id)
         return found[0]
 
-    async def census(self) -> RunCensus:
+    async def census(self, *, plans: int) -> RunCensus:
         """See the port."""
-        rows = await self._db.rows(_SQL["census"])
-        waited = (row.waited for row in rows if row.status == RunStatus.WAITING)
-        return RunCensus(
-            {RunStatus(row.status): row.runs for row in rows}, next(waited, timedelta())
-        )
+        rows = await self._db.rows(_SQL["census"], {"most": plans})
+        every: Counter[RunStatus] = Counter()
+        by_plan: dict[tuple[PlanId, str], dict[RunStatus, int]] = {}
+        for row in rows:
+            status = RunStatus(row.status)
+            every[status] += row.runs
+            if row.plan_id is not None:
+                plan = plan_of(row)
+                by_plan.setdefault((row.plan_id, plan), {})[status] = row.runs
+        found = [RunsOfPlan(plan_id, plan, runs) for (plan_id, plan), runs in by_plan.items()]
+        found.sort(key=lambda one: (-sum(one.runs.values()), one.plan_id))
+        waited = next((row.waited for row in rows), None)
+        return RunCensus(every, waited or timedelta(), found)
 
     async def events(self, run_id: RunId) -> Sequence[RunEvent]:
         """See the port."""

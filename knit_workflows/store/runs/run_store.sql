@@ -71,9 +71,50 @@ SELECT run_id, generation
 
 -- name: census
 
--- How many Runs there are of each status that is not final, and for how long the one that has had
--- it longest has had it. `ix_run_status` holds all of it: the many that have ended cost nothing.
-SELECT status, count(*) AS runs, now() - min(updated_at) AS waited
-  FROM run
- WHERE status IN ('deactivated', 'waiting', 'ready', 'starting', 'running', 'completing', 'aborting')
- GROUP BY status
+-- How many Runs there are of each status that is not final, for each of the `most` Plans that have
+-- the most of them, and for the others together (no Plan); and for how long the Run that has waited
+-- for the longest time has done so. What has ended costs nothing, however much it is:
+-- * The many, waiting and deactivated, are counted in indexes that hold nothing else, and the Plan:
+--   `ix_run_queue_of_plan`, `ix_run_deactivated`.
+-- * Those under way are few: they are looked up through `ix_run_admitted`, and what was never
+--   admitted, such as uploads, through `ix_run_status`.
+-- * Counted at once, by Plan and status, all of `ix_run_plan` would be read, ended Runs included.
+WITH counted AS MATERIALIZED (
+    SELECT plan_id, 'waiting' AS status, count(*) AS runs
+      FROM run
+     WHERE status = 'waiting'
+       AND admitted_at IS NULL
+     GROUP BY plan_id
+     UNION ALL
+    SELECT plan_id, 'deactivated', count(*)
+      FROM run
+     WHERE status = 'deactivated'
+     GROUP BY plan_id
+     UNION ALL
+    SELECT plan_id, status, count(*)
+      FROM run
+     WHERE admitted_at IS NOT NULL
+       AND status NOT IN ('done', 'failed', 'invalidated')
+       AND status <> 'deactivated'
+     GROUP BY plan_id, status
+     UNION ALL
+    SELECT plan_id, status, count(*)
+      FROM run
+     WHERE admitted_at IS NULL
+       AND status IN ('ready', 'starting', 'running', 'completing', 'aborting')
+     GROUP BY plan_id, status
+), named AS (
+    SELECT first.plan_id, p.name, p.repository, p.image_tag, p.image_digest
+      FROM (SELECT plan_id
+              FROM counted
+             GROUP BY plan_id
+             ORDER BY sum(runs) DESC, plan_id
+             LIMIT %(most)s) AS first
+      JOIN plan p USING (plan_id)
+)
+SELECT named.*, counted.status, sum(counted.runs)::bigint AS runs,
+       (SELECT now() - min(updated_at) FROM run WHERE status = 'waiting') AS waited
+  FROM counted
+  LEFT JOIN named USING (plan_id)
+ GROUP BY named.plan_id, named.name, named.repository, named.image_tag, named.image_digest,
+          counted.status

@@ -10,6 +10,7 @@ import pytest
 from knit_workflows.domain.cursors import Cursor
 from knit_workflows.domain.errors import IllegalMove, InvalidRequest, RunNotFound
 from knit_workflows.domain.ids import RunId
+from knit_workflows.domain.plans.model import UPLOADED
 from knit_workflows.domain.ports import RunKey
 from knit_workflows.domain.runs.run import (
     ABORTED_BY_USER,
@@ -188,15 +189,52 @@ async def test_a_run_that_is_not_there(store: AnyStore, run_id: str) -> None:
 
 
 async def test_runs_are_counted_until_they_have_ended(store: AnyStore) -> None:
-    none = await store.runs.census()
+    none = await store.runs.census(plans=3)
     assert (none.runs.get(S.WAITING, 0), none.oldest_waiting) == (0, timedelta())
     key = await a_run(store)
-    one = await store.runs.census()
+    one = await store.runs.census(plans=3)
     assert one.runs[S.WAITING] == 1
     assert one.oldest_waiting > timedelta()
     await store.execution.advance(key, S.READY, cause="test")
-    ready = await store.runs.census()
+    ready = await store.runs.census(plans=3)
     assert (ready.runs[S.READY], ready.oldest_waiting) == (1, timedelta())
     await end(store, key)
-    ended = await store.runs.census()
+    ended = await store.runs.census(plans=3)
     assert not {S.WAITING, S.READY, S.DONE} & {one for one, count in ended.runs.items() if count}
+    assert [*ended.plans] == []
+
+
+async def test_the_plans_with_the_most_runs_are_counted_apart(store: AnyStore) -> None:
+    """They are as many as asked for; `runs` has those of the others, too."""
+    digest = "sha256:" + "a" * 64
+    images = {"k:a": "busy:1", "k:b": f"pinned@{digest}", "k:c": "quiet:1", "k:d": "idle:1"}
+    plan_ids = {tag: await register(store, spec({"/in": tag}, image=images[tag])) for tag in images}
+    for tag in ("k:a", "k:a", "k:a", "k:b", "k:b", "k:c"):
+        await upload(store, tag)
+    await drain(store)
+    first = (await store.runs.find(RunQuery(plan_ids=frozenset({plan_ids["k:a"]}))))[0]
+    await store.execution.advance(RunKey(first.summary.run_id, 1), S.READY, cause="test")
+    await store.plans.set_active(plan_ids["k:b"], False)
+    census = await store.runs.census(plans=2)
+    assert [(one.plan_id, one.plan, dict(one.runs)) for one in census.plans] == [
+        (plan_ids["k:a"], "busy:1", {S.READY: 1, S.WAITING: 2}),
+        (plan_ids["k:b"], f"pinned@{digest}", {S.DEACTIVATED: 2}),
+    ]
+    assert dict(census.runs) == {S.READY: 1, S.WAITING: 3, S.DEACTIVATED: 2}
+    assert [one.plan for one in (await store.runs.census(plans=9)).plans][2:] == ["quiet:1"]
+
+
+async def test_plans_with_equally_many_runs_are_in_order_of_their_ids(store: AnyStore) -> None:
+    """So that it is not by chance, and another each time, who is left out."""
+    plan_ids = [await register(store, spec({"/in": "k:a"}, image=f"i:{n}")) for n in range(4)]
+    await upload(store, "k:a")
+    await drain(store)
+    census = await store.runs.census(plans=3)
+    assert [one.plan_id for one in census.plans] == sorted(plan_ids)[:3]
+
+
+async def test_an_upload_is_counted_by_the_name_of_its_plan(store: AnyStore) -> None:
+    await begin(store)
+    census = await store.runs.census(plans=3)
+    assert [(one.plan, dict(one.runs)) for one in census.plans] == [(UPLOADED, dict(census.runs))]
+    assert sum(census.runs.values()) == 1
