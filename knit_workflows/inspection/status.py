@@ -21,7 +21,6 @@ from knit_workflows.domain.ports.situation import LATELY, Situation
 from knit_workflows.settings import Settings, SettingsRefused, read_settings
 from knit_workflows.start_up import reach_temporal, run_and_leave
 from knit_workflows.store import PostgresStore
-from knit_workflows.store.migrations import REVISION
 from knit_workflows.temporal.backup_schedule import FoundSchedule
 from knit_workflows.temporal.connection import client_config
 from knit_workflows.temporal.queue_state import EngineState, engine_state
@@ -139,7 +138,7 @@ def installation_status(
         ),
         limits=Limits(total=backlog.total, per_plan=backlog.per_plan, held=backlog.held or None),
         workers=_workers(engine),
-        versions=Versions(knit=version, database=REVISION, temporal=engine.version),
+        versions=Versions(knit=version, database=situation.revision, temporal=engine.version),
         disk=Disk(
             database=backlog.database_bytes,
             free=None if disk is None else disk.free,

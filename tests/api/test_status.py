@@ -13,6 +13,7 @@ from knit_workflows.domain.ports.situation import Backlog, Situation
 from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.inspection.status import problems_of
+from knit_workflows.store.migrations import REVISION
 from knit_workflows.temporal.backup_schedule import FoundSchedule
 from knit_workflows.temporal.queue_state import EngineState, RoleState
 from knit_workflows.temporal.worker_versions import VersionAtWork
@@ -24,7 +25,7 @@ IDLE = EngineState("1.2", [RoleState("engine", "knit", 1, 0), RoleState("hooks",
 
 def situation(**backlog) -> Situation:
     at = MemoryStore().memory.now()
-    return Situation(at, [], [], 0, 0, [], Backlog(**backlog))
+    return Situation(at, [], [], 0, 0, [], Backlog(**backlog), REVISION)
 
 
 async def test_it_tells_runs_failures_workers_and_versions(

@@ -13,6 +13,7 @@ from knit_workflows.domain.ports.situation import (
     StatusCount,
 )
 from knit_workflows.domain.runs.run import RunStatus
+from knit_workflows.store.migrations import REVISION
 from tests.memory_store.memory import Part, RunRow
 
 _ORDER = tuple(RunStatus)
@@ -44,6 +45,7 @@ class MemorySituation(Part):
             failed=len(failed),
             failures=[self._failure(one) for one in reversed(failed)],
             backlog=Backlog(transfers=len(rows.transfers)),
+            revision=REVISION,
         )
 
     def _failure(self, run: RunRow) -> Failure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import time
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -21,6 +22,7 @@ from knit_workflows.settings import StoreSettings
 from knit_workflows.store import PostgresStore, migrate
 from knit_workflows.store.migrations import REVISION, SERVES
 from knit_workflows.store.migrations.upgrade import upgrade
+from knit_workflows.store.tables import metadata
 from tests.bench import million
 from tests.bench.upgrades import FOLDER, Locks, all_revisions, million_runs_at, step
 from tests.notes import note
@@ -259,3 +261,11 @@ async def test_a_migrated_database_says_whose_programs_it_serves(url: str) -> No
     assert fetch(
         url, "SELECT obj_description('alembic_version'::regclass, 'pg_class') AS says"
     ) == [{"says": f"serves programs from revision {SERVES} on"}]
+
+
+def test_statements_name_the_columns_of_tables_that_they_give() -> None:
+    """One prepared with * fails in earlier programs as soon as a later release adds a column."""
+    unnamed = re.compile(rf"\bRETURNING \*|\bSELECT \* FROM ({'|'.join(metadata.tables)})\b")
+    files = {one for one in FOLDER.parent.rglob("*.sql") if FOLDER not in one.parents}
+    found = [one.name for one in files for _ in unnamed.finditer(one.read_text("utf-8"))]
+    assert found == ["loading.sql"]  # a restore's own connection, which runs it once

@@ -74,6 +74,7 @@ class Situation:
     `counts`: one per status that is not final and that some Run has, in the order of a Run's life.
     `held_up`: the most Runs first. `done` and `failed` count Runs that ended within `LATELY`, no
     further than `COUNTED`; `failures` are the latest of those that failed, newest first.
+    `revision` is that of the database's tables, which may be later than what this knit needs.
     """
 
     at: datetime
@@ -83,6 +84,7 @@ class Situation:
     failed: int
     failures: Sequence[Failure]
     backlog: Backlog
+    revision: str
 
 
 class SituationStore(Protocol):

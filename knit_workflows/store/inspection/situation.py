@@ -19,6 +19,7 @@ from knit_workflows.domain.ports.situation import (
 from knit_workflows.domain.runs.run import Exit, RunStatus
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
+from knit_workflows.store.plans.images import plan_of
 
 _SQL: Final = named_sql.beside(__file__)
 _OF_PLANS: Final = "AND plan_id = ANY (%(plan_ids)s::uuid[])"
@@ -74,9 +75,10 @@ async def _look(session: Session, sql: Mapping[str, str], params: Mapping[str, A
             held=rest.held or "",
             database_bytes=rest.database_bytes,
         ),
+        revision=rest.revision,
     )
 
 
 def _failure(row: Any) -> Failure:
     exit = None if row.exit_code is None else Exit(row.exit_code, row.exit_message or "")
-    return Failure(RunId(row.run_id), row.at, row.plan, exit)
+    return Failure(RunId(row.run_id), row.at, plan_of(row), exit)

@@ -37,7 +37,7 @@ SELECT holdup->>'kind' AS kind, COALESCE(holdup->>'code', '') AS code, count(*) 
 
 -- The Runs that failed last.
 SELECT run.run_id, run.updated_at AS at, run.exit_code, run.exit_message,
-       COALESCE(p.name, p.repository || ':' || p.image_tag) AS plan
+       p.name, p.repository, p.image_tag, p.image_digest
   FROM run
   JOIN plan p USING (plan_id)
  WHERE run.status = 'failed'
@@ -67,4 +67,5 @@ SELECT clock_timestamp() AS at,
        (SELECT total FROM admission) AS total,
        (SELECT per_plan FROM admission) AS per_plan,
        (SELECT held FROM admission) AS held,
-       pg_database_size(current_database()) AS database_bytes
+       pg_database_size(current_database()) AS database_bytes,
+       (SELECT version_num FROM alembic_version) AS revision

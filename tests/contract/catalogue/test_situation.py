@@ -50,6 +50,20 @@ async def test_runs_that_failed_lately_are_named(store: AnyStore) -> None:
     assert not [one for one in found.counts if one.run_id in (done.run_id, failed.run_id)]
 
 
+async def test_a_plan_of_an_image_by_digest_is_named_by_it(store: AnyStore) -> None:
+    image = f"registry.test/tool@sha256:{64 * 'a'}"
+    await register(store, spec({"/in": "k:digest"}, image=image))
+    await upload(store, "k:digest")
+    await drain(store)
+    [run] = await store.runs.find(RunQuery(statuses=frozenset({S.WAITING})))
+    key = RunKey(run.summary.run_id, 1)
+    await store.execution.advance(key, S.READY, cause="test")
+    await store.execution.advance(key, S.ABORTING, cause="test", exit=Exit(7, ""))
+    await store.execution.finalize(key, cause="test")
+    [failure] = (await store.situation.look()).failures
+    assert failure.plan == image
+
+
 async def test_a_choice_of_plans_leaves_out_the_runs_of_all_others(store: AnyStore) -> None:
     key, other = await two_runs(store)
     plan_id = (await store.runs.get(key.run_id)).summary.plan.plan_id
