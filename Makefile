@@ -51,7 +51,7 @@ messages: setup ## the texts for people that none of the quick tests brings abou
 	@$(BIN)/python -m tests.messages
 
 soak: setup ## the long versions of the race and fault tests
-	KNIT_RACE_SECONDS=60 KNIT_RACE_SEEDS=20 KNIT_SWEEP_MOMENTS=1000 \
+	KNIT_RACE_SECONDS=60 KNIT_RACE_SEEDS=20 KNIT_SWEEP_MOMENTS=1000 KNIT_CHAOS_SEED=random \
 	  $(BIN)/pytest -q tests/store/test_race.py tests/chaos
 	KNIT_FUZZ_CASES=100000 $(BIN)/pytest -q tests/api/test_fuzz.py
 	$(BIN)/pytest -q -n 2 --hypothesis-profile=exploring tests/unit tests/api/test_mapping.py

@@ -25,7 +25,8 @@ class Hop:
             never.
         change: changes each piece of an answer; its length must stay.
         accept: what the server is asked for, in place of what the client wants.
-        idle: seconds after which a silent server is given up, and the client's connection closed.
+        idle: seconds after which a server that has begun to answer, and is silent, is given up, and
+            the client's connection closed.
         heads: the head of every request that was passed on.
     """
 
@@ -90,12 +91,14 @@ def _serve(hop: Hop, client: socket.socket, port: int, cut: int | None) -> None:
                 for chunk in _chunks(asked, []):
                     server.sendall(b"%x\r\n%s\r\n" % (len(chunk), chunk))
                 server.sendall(b"0\r\n\r\n")
+            head = _head(answer)
             server.settimeout(hop.idle)
-            _answer(hop, client, answer, cut)
+            _answer(hop, client, head, answer, cut)
 
 
-def _answer(hop: Hop, client: socket.socket, answer: BinaryIO, cut: int | None) -> None:
-    head = _head(answer)
+def _answer(
+    hop: Hop, client: socket.socket, head: bytes, answer: BinaryIO, cut: int | None
+) -> None:
     trailers: list[bytes] = []
     pieces = map(hop.change, _cut(_body(head, answer, trailers), cut))
     lowered = head.lower()

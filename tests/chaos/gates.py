@@ -102,11 +102,12 @@ class Gates:
         return [self._gates[number] for (number,) in rows]
 
     async def turn_back(self, gate: Gate) -> None:
-        """Undoes what those before the gate were about to commit."""
-        for pid in await self._waiting(gate):
+        """Undoes what those before the gate were about to commit; they may be back at once."""
+        ended = await self._waiting(gate)
+        for pid in ended:
             await self._do("SELECT pg_terminate_backend(%s)", pid)
         async with asyncio.timeout(PATIENCE):
-            while await self._waiting(gate):
+            while set(ended) & set(await self._waiting(gate)):
                 await asyncio.sleep(0.005)
 
     async def ask(self, query: str, *parameters: object) -> list[Any]:

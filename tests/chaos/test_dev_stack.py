@@ -108,7 +108,22 @@ def kill(pid: int) -> None:
     """kill -9, and wait until it is gone."""
     process = psutil.Process(pid)
     process.kill()
-    until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+    until(lambda: gone(process))
+
+
+def gone(process: psutil.Process) -> bool:
+    """Says whether a process has ended; it may do so while it is looked at."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def words_of(process: psutil.Process) -> list[str]:
+    """The name of a process and its command line; nothing of one that has just ended."""
+    with suppress(psutil.Error):
+        return [process.name(), *process.cmdline()]
+    return []
 
 
 def test_down_in_the_middle_of_runs_and_up_again(stack: DevStack) -> None:
@@ -119,7 +134,7 @@ def test_down_in_the_middle_of_runs_and_up_again(stack: DevStack) -> None:
     runs = Runs(stack, "chaos:down", AT_ONCE + 2)
     before = stack.status()
     stack.down()
-    tasks = [process for process in stack.processes() if "postgres" in process.name()]
+    tasks = [process for process in stack.processes() if "postgres" in words_of(process)]
     assert tasks == []
     assert stack.status() == {"running": False}
     first = runs.counters()[0].parent
@@ -202,7 +217,7 @@ def test_all_killed_at_once_and_their_numbers_used_again(stack: DevStack) -> Non
     status = stack.ready()
     for pid in (status["supervisor"], *status["processes"].values()):
         os.kill(pid, signal.SIGKILL)
-    until(lambda: not any("postgres" in process.name() for process in stack.processes()))
+    until(lambda: not any("postgres" in words_of(process) for process in stack.processes()))
     with subprocess.Popen(["sleep", "600"]) as stranger:
         try:
             give_numbers(stack, stranger.pid)
@@ -244,7 +259,7 @@ def test_a_server_whose_orphan_hangs_is_started_again(stack: DevStack) -> None:
     kill(postgres.pid)
     until(lambda: "postgres" in started_so_far(stack, but=postgres.pid))
     stack.ready()
-    assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
+    assert gone(orphan)
     assert stack.knit("plan", "find").json()
 
 
@@ -316,9 +331,10 @@ def test_two_ups_at_once_make_one_stack_and_many_signals_one_end(own: DevStack) 
             shown, _ = process.communicate(timeout=WITHIN)
             assert process.returncode == 0, shown
             assert own.status()["api"].encode() in shown
-    (supervisor,) = [p for p in own.processes() if "knit_cli.dev" in p.cmdline()]
+    (supervisor,) = [p for p in own.processes() if "knit_cli.dev" in words_of(p)]
     for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
-        supervisor.send_signal(number)
+        with suppress(psutil.NoSuchProcess):
+            supervisor.send_signal(number)
     until(lambda: not own.processes())
 
 

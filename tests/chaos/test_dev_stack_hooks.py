@@ -23,7 +23,7 @@ from knit_workflows.domain.ids import RunId
 from knit_workflows.settings import StoreSettings
 from knit_workflows.store import PostgresStore
 from tests.chaos.hook_record import AFTER, BEFORE, assert_kept
-from tests.chaos.test_dev_stack import kill
+from tests.chaos.test_dev_stack import kill, words_of
 from tests.contract.compute.local_adapters import need_bubblewrap
 from tests.e2e.stack import WITHIN, DevStack, dev_stack, shell_plan, until
 from tests.receiver import AGREED, Answer, Call, Receiver, receiver
@@ -67,7 +67,7 @@ class World:
         if name == "all":
             for pid in (numbers.pop("supervisor"), *numbers.values()):
                 os.kill(pid, signal.SIGKILL)
-            until(lambda: not any("postgres" in one.name() for one in self.stack.processes()))
+            until(lambda: not any("postgres" in words_of(one) for one in self.stack.processes()))
         else:
             kill(numbers[name])
         if name in ("all", "supervisor"):

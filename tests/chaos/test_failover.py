@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+import psutil
 import pytest
 
 from knit_workflows.store import migrate
@@ -48,7 +50,8 @@ async def test_runs_go_on_at_the_standby_that_is_promoted(folder: Path) -> None:
             await asyncio.to_thread(standby.follow, knit.postgres)
             plan, after = await under_way(knit, "outage:failover")
             for process in knit.postgres.processes():
-                process.kill()
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
             knit.let_go()  # their ends fall between the two
             answers = Answers(knit, "outage:failover")
             await answers.during(AWAY, all_refused=True)

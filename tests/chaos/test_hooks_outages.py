@@ -76,7 +76,9 @@ async def called_meanwhile(
     folder: Path, hooks: Receiver, held: Held
 ) -> AsyncIterator[tuple[Knit, PostgresStore, RunId]]:
     """A Run, one of whose hooks has been called and has not answered; it must end well."""
-    async with servers(folder, **RECOVERY_SETTINGS, **ALLOWED) as knit:
+    # No worker is killed here: one that is just slow must not be taken for dead, and call again.
+    settings = {**RECOVERY_SETTINGS, "KNIT_ENGINE__HEARTBEAT": "PT60S", **ALLOWED}
+    async with servers(folder, **settings) as knit:
         store = PostgresStore(StoreSettings(url=SecretStr(knit.database)))
         await store.open()
         try:

@@ -136,6 +136,7 @@ async def ground(
     async with installation(postgres, temporal, folder, *gates, **SETTINGS) as site:
         for kind in KINDS:
             await temporal.get_schedule_handle(kind).pause(note=NOTE)
+        await eventually(lambda: no_turn_runs(temporal))
         knit = KnitClient(
             temporal,
             lease=timedelta(hours=1),
@@ -152,6 +153,12 @@ async def ground(
         await launch(site, foreign_pod)
         volumes = {foreign_volume.name, names.volume(done[1]), names.volume(live.knit_id)}
         yield Ground(site, knit, plan.summary.plan_id, live, done, foreign_pod, volumes)
+
+
+async def no_turn_runs(temporal: Client) -> bool:
+    """Says whether what the schedules began before they were paused has ended."""
+    found = [await temporal.get_schedule_handle(kind).describe() for kind in KINDS]
+    return not any(one.info.running_actions for one in found)
 
 
 async def launch(site: Installation, pod: str) -> None:

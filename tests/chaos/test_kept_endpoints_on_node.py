@@ -24,8 +24,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(1200)
 
 FILES: Final = {"word": b"given\n"}
 SETTINGS: Final = {
-    "KNIT_ENGINE__TRANSFER_LINGER": "PT4S",
-    "KNIT_ENGINE__TRANSFER_LEASE": "PT3S",
+    "KNIT_ENGINE__TRANSFER_LINGER": "PT20S",
+    "KNIT_ENGINE__TRANSFER_LEASE": "PT10S",
     "KNIT_ENGINE__GC_INTERVAL": "PT1S",
     "KNIT_ENGINE__GC_GRACE_PERIOD": "PT1S",
 }

@@ -143,8 +143,14 @@ async def installation(folder: Path, **settings: str) -> AsyncIterator[Knit]:
         worker.start()
         await worker.ready()
         with api(folder, **environment) as running:
-            base = f"{running.url}/api"
-            async with httpx.AsyncClient(base_url=base, trust_env=False, timeout=60) as client:
+            # A connection that was kept may be closed by the API just when it is used again.
+            client = httpx.AsyncClient(
+                base_url=f"{running.url}/api",
+                trust_env=False,
+                timeout=60,
+                limits=httpx.Limits(max_keepalive_connections=0),
+            )
+            async with client:
                 volumes = folder / "compute" / "volumes"
                 yield Knit(postgres, temporal, worker, running, client, volumes, url)
     finally:

@@ -52,7 +52,8 @@ class Machine:
             text = file.read()
             file.seek(text.index(reported.boot.encode()))
             file.write(b"x")
-        for pid in (reported.sandbox, reported.supervisor[0]):
+        # The supervisor first: it would report the end of its sandbox.
+        for pid in (reported.supervisor[0], reported.sandbox):
             if pid is not None:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)

@@ -266,7 +266,7 @@ async def test_a_client_that_leaves_while_no_worker_is_there(
         answering.cancel()
         await asyncio.wait({answering})
         (data,) = await prepared.data_with(tag)
-        await until(lambda: not prepared.content(data["knitId"]))
+        await until(lambda: not any(site.volume(KnitId(data["knitId"])).iterdir()))
         site.worker.start()
         await handle.result()
         await assert_failed(prepared, tag)
@@ -326,7 +326,7 @@ async def test_the_api_dies_in_the_middle(
     The Data that was read is as it was; the same push succeeds at another API.
     """
     settings = {
-        "KNIT_ENGINE__TRANSFER_LEASE": "PT3S",
+        "KNIT_ENGINE__TRANSFER_LEASE": "PT10S",
         "KNIT_ENGINE__GC_INTERVAL": "PT1S",
         "KNIT_ENGINE__GC_GRACE_PERIOD": "PT1S",
     }

@@ -121,7 +121,7 @@ def test_an_install_that_was_cut_goes_on(
 
 def test_what_is_not_ready_in_time_is_told(admin: Administrator) -> None:
     never_ready(admin)
-    said = admin.knit("admin", "install", "--timeout", "3s", code=1).stderr
+    said = admin.knit("admin", "install", "--timeout", "10s", code=1).stderr
     assert f"error: {DATABASE} could not be installed\n" in said
     assert f"{DATABASE}: 0 of 1 ready\n" in said
 

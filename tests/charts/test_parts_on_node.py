@@ -209,12 +209,9 @@ def test_an_image_goes_in_from_outside_and_runs_as_localhost(
 
     second = certificate(tmp_path / "second", node.address)
     before = node.pod("image-registry-registry", helm.namespace)
-    assert served_certificate(node.address, port) == (first / "tls.crt").read_text()
+    until_served(node, helm, port, first)
     node.make_tls_secret(helm.namespace, "certs", second)
-    deadline = time.monotonic() + 400
-    while served_certificate(node.address, port) != (second / "tls.crt").read_text():
-        assert time.monotonic() < deadline, node.logs("image-registry-registry", helm.namespace)
-        time.sleep(2)
+    until_served(node, helm, port, second)
     after = node.pod("image-registry-registry", helm.namespace)
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
     assert [c["restartCount"] for c in after["status"]["containerStatuses"]] == [0, 0]
@@ -234,6 +231,14 @@ def test_an_image_goes_in_from_outside_and_runs_as_localhost(
         "--src-cert-dir",
         second / "trust",
     )
+
+
+def until_served(node: Node, helm: Helm, port: int, folder: Path) -> None:
+    """Waits until the registry shows the certificate in a folder."""
+    deadline = time.monotonic() + 400
+    while served_certificate(node.address, port) != (folder / "tls.crt").read_text():
+        assert time.monotonic() < deadline, node.logs("image-registry-registry", helm.namespace)
+        time.sleep(2)
 
 
 def test_accounts_deletion_and_garbage_collection(node: Node, helm: Helm, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from knit_cli.admin.doctor.temporal_checks import findings_of
 from knit_workflows import names
 from tests.charts.helm import Helm
 from tests.charts.installation import Installation, installation
+from tests.waiting import PATIENCE
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 
@@ -57,7 +58,7 @@ def tagged(reference: str, tag: str) -> str:
     name, _, before = reference.rpartition(":")
     registry, _, repository = name.partition("/")
     manifests = f"http://{registry}/v2/{repository}/manifests"
-    with httpx.Client(trust_env=False) as client:
+    with httpx.Client(trust_env=False, timeout=PATIENCE) as client:
         found = client.get(f"{manifests}/{before}", headers={"Accept": ", ".join(_MANIFESTS)})
         kind = {"Content-Type": found.headers["Content-Type"]}
         put = client.put(f"{manifests}/{tag}", content=found.content, headers=kind)

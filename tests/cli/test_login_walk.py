@@ -13,7 +13,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import httpx
@@ -114,6 +114,10 @@ def user(tmp_path: Path, server: Api, capsysbinary: pytest.CaptureFixture[bytes]
     return User(tmp_path, f"{server.url}/api", capsysbinary)
 
 
+def posted(url: str, form: Mapping[str, object]) -> httpx.Response:
+    return httpx.post(url, data=form, trust_env=False, timeout=PATIENCE)
+
+
 def test_the_whole_walk(user: User, provider: IdentityProvider) -> None:
     ended = user("whoami")
     assert ended.code == 1
@@ -157,7 +161,7 @@ def test_the_whole_walk(user: User, provider: IdentityProvider) -> None:
     assert f"{provider.issuer} has ended the session" in ended.err
     assert json.loads(user.credentials.read_bytes()) == {}
     form = {"grant_type": "refresh_token", "refresh_token": refresh_token, "client_id": CLIENT_ID}
-    answer = httpx.post(f"{provider.issuer}/token", data=form, trust_env=False)
+    answer = posted(f"{provider.issuer}/token", form)
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_grant")
     assert "hint: log in with `knit login`" in user("whoami").err
     assert "you are not logged in" in user("logout").err
@@ -212,14 +216,14 @@ def test_a_role_that_is_not_enough(user: User, provider: IdentityProvider) -> No
 
 def test_a_device_code_is_good_for_one_login(user: User, provider: IdentityProvider) -> None:
     asked = {"client_id": CLIENT_ID, "scope": "openid"}
-    made = httpx.post(f"{provider.issuer}/device/auth", data=asked, trust_env=False).json()
+    made = posted(f"{provider.issuer}/device/auth", asked).json()
     page = provider.confirm(made["verification_uri_complete"], "ada:ml-team")
     form = {
         "grant_type": DEVICE_GRANT,
         "device_code": made["device_code"],
         "client_id": CLIENT_ID,
     }
-    answers = [httpx.post(f"{provider.issuer}/token", data=form, trust_env=False) for _ in range(2)]
+    answers = [posted(f"{provider.issuer}/token", form) for _ in range(2)]
     assert [one.status_code for one in answers] == [200, 400], page
     assert answers[1].json()["error"] == "invalid_grant"
 
@@ -255,7 +259,7 @@ def test_a_login_that_the_provider_has_ended(user: User, provider: IdentityProvi
     user.opens = lambda url: provider.confirm(url, "ada:ml-team")
     assert user("login").code == 0
     form = {"token": user.saved()["refresh_token"], "client_id": CLIENT_ID}
-    httpx.post(f"{provider.issuer}/token/revocation", data=form, trust_env=False)
+    posted(f"{provider.issuer}/token/revocation", form)
     for _ in range(2):
         ended = user("data", "find")
         assert ended.code == 1

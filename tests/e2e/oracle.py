@@ -161,12 +161,19 @@ class Verdict:
 
 
 async def ask(http: httpx.AsyncClient, writers: Writers) -> Verdict:
-    """Reads all Runs, and says them in the oracle's words."""
+    """Reads all Runs, and says them in the oracle's words.
+
+    Plan by plan: what a later answer calls an input may have been made after an earlier one. Then
+    there is nothing to say yet, and such inputs are not done.
+    """
     listed: list[dict[str, Any]] = []
     for plan_id in writers.plans:
         listed += _good(await http.get("runs", params={"plan": plan_id}))
     made = {run["outputs"][0]["knitId"]: run for run in listed if run["outputs"]}
     words = dict(writers.words)
+    given = {one for run in made.values() for one in inputs_of(run)}
+    if unknown := given - made.keys() - words.keys():
+        return Verdict({}, 0, sorted(unknown))
 
     def word_of(knit_id: str) -> str:
         if knit_id not in words:

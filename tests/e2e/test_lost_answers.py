@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from knit_cli.config.profile import Profile, save_profile
 from tests.e2e.stack import DevStack, shell_plan
+from tests.waiting import PATIENCE
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.engine, pytest.mark.slow]
 
@@ -33,7 +35,7 @@ class Swallowing:
 
     def relay(self, client: socket.socket) -> None:
         """Carries one connection to its end."""
-        with client, suppress(OSError), socket.create_connection(self._api) as server:
+        with client, suppress(OSError), self._connected() as server:
             first = client.recv(1 << 16)
             server.sendall(first)
             sending = threading.Thread(target=_carry, args=(client, server), daemon=True)
@@ -48,6 +50,17 @@ class Swallowing:
                     client.shutdown(socket.SHUT_RD)
                     return
                 client.sendall(piece)
+
+    def _connected(self) -> socket.socket:
+        """Waits while the API is being started again: it is its answers that are lost here."""
+        ends = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return socket.create_connection(self._api)
+            except OSError:
+                if time.monotonic() > ends:
+                    raise
+                time.sleep(0.05)
 
 
 def _carry(source: socket.socket, target: socket.socket) -> None:

@@ -17,7 +17,7 @@ from knit_workflows.backup.restoring import check_set, choose_set
 from tests.e2e.stack import dev_folder, dev_stack, until
 from tests.unit.backup.memory import Silent
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.engine, pytest.mark.slow]
 
 
 def test_a_schedule_takes_backups_and_removes_old_sets(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.e2e.stack import DevStack, dev_folder, dev_stack, shell_plan, small_disk, until
+from tests.e2e.stack import WITHIN, DevStack, dev_folder, dev_stack, shell_plan, small_disk, until
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.engine, pytest.mark.slow]
 
@@ -132,7 +132,7 @@ def test_a_connection_cut_in_the_middle_leaves_a_failed_run_at_most(
         member.size = 1 << 20
         tar.addfile(member, io.BytesIO(os.urandom(1 << 20)))
     half = archive.getvalue()[: 1 << 19]
-    with socket.create_connection((address.hostname or "", address.port or 0), 10) as client:
+    with socket.create_connection((address.hostname or "", address.port or 0), WITHIN) as client:
         client.sendall(
             f"POST /api/data?tag={tag} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
             f"Content-Type: {media_type}\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -41,6 +41,8 @@ async def stack(sandbox: dict[str, str], engine_socket: Path) -> Any:
         "KNIT_COMPUTE__LOCAL__ENGINE": sandbox["KNIT_TEST_ENGINE"],
         "KNIT_COMPUTE__LOCAL__NETWORK": "false",
         "KNIT_ENGINE__STOP_GRACE": "PT1S",
+        # No Run here is to fail by itself before the test has looked at what it waits for.
+        "KNIT_ENGINE__IMAGE_PULL_DEADLINE": "PT10M",
     }
     with dev_stack(**environment) as running:
         running.up()

@@ -42,7 +42,7 @@ class IdentityProvider:
 
     def keys(self) -> list[str]:
         """The ids of its keys."""
-        found = httpx.get(f"{self.issuer}/jwks", trust_env=False).json()["keys"]
+        found = httpx.get(f"{self.issuer}/jwks", trust_env=False, timeout=PATIENCE).json()["keys"]
         return [key["kid"] for key in found]
 
     def confirm(self, page: str, user: str) -> str:

@@ -292,7 +292,7 @@ def upgrade(releases, name, words, given):
     releases[name] = {"revision": revision, "status": pending, "modified": now}
     save("releases.json", releases)
     if (STATE / f"hang-{name}").exists():
-        (STATE / "hangs").write_text(str(os.getpid()))
+        save("hangs", os.getpid())
         while (STATE / f"hang-{name}").exists():
             time.sleep(0.02)
         os._exit(1)

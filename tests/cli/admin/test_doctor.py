@@ -494,6 +494,7 @@ def test_without_tls_they_are_asked_without(prepared: Admin, monkeypatch):
     prepared.succeed("prepare", "--no-tls")
     prepared.succeed("install")
     monkeypatch.setattr(endpoint_checks, "hosts_of", lambda *_: ["127.0.0.1"])
+    monkeypatch.setattr(reach, "PATIENCE", 20)
     with serving(prepared, 200, None):
         assert ("api", "ok") in found(prepared)
 

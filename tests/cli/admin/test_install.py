@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -604,9 +605,10 @@ def start(admin: Admin) -> subprocess.Popen[bytes]:
 
 def wait_until_gone(pid: int) -> None:
     ends = time.monotonic() + 60
-    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text():
-        assert time.monotonic() < ends
-        time.sleep(0.02)
+    with suppress(OSError):  # it may go while it is looked at
+        while "Z" not in Path(f"/proc/{pid}/stat").read_text():
+            assert time.monotonic() < ends
+            time.sleep(0.02)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -638,7 +640,7 @@ def test_what_somebody_elses_helm_does_is_not_disturbed(installed: Admin):
     ended = installed("install")
     assert ended.code == 1
     assert "error: another helm is at work on knit-app\n" in ended.err
-    assert "it is pending-upgrade since 6" in ended.err
+    assert "it is pending-upgrade since " in ended.err
     assert "if it was killed, repeat with --repair" in ended.err
     assert not upgrades(installed)
     installed.succeed("install", "--repair")
