@@ -259,6 +259,7 @@ async def test_processes_go_on_when_later_releases_migrate_that_serve_them(
         knit = running.knit
         first, then = [(await knit.apply(one)).summary.plan_id for one in (FIRST, THEN)]
         work = Work(knit, client, first, then)
+        stack.callback(work.let_go)
         await work.hold()
         async with work.flowing():
             await work.goes_on()
