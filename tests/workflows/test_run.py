@@ -108,7 +108,7 @@ async def test_a_chain_runs_by_itself(postgres: EmbeddedPostgres) -> None:
 @pytest.mark.parametrize(
     ("lasts", "wait", "activities", "events"),
     [
-        (timedelta(), timedelta(seconds=PATIENCE / 4), 0, 8),
+        (timedelta(), timedelta(seconds=5), 0, 8),
         (timedelta(), timedelta(seconds=PATIENCE), 1, 12),
         (timedelta(seconds=1), timedelta(seconds=0.1), 1, 18),
     ],
@@ -126,7 +126,7 @@ async def test_a_run_keeps_to_its_budget(
     One whose launch may take long, since it stays for long, has an activity for that too.
     """
     # Neither a step that is about to last too long nor a Run that goes on for long adds events.
-    times = {"short_run_wait": wait, "step_timeout": timedelta(seconds=2 * PATIENCE)}
+    times = {"short_run_wait": wait, "step_timeout": timedelta(seconds=30)}
     engine = QUICK.model_copy(update=times)
     monkeypatch.setattr(run_activities, "SIGNAL_AFTER", timedelta(seconds=PATIENCE))
 

@@ -410,8 +410,12 @@ async def test_what_waits_behind_others_is_told_that_the_system_is_busy(
 async def test_a_back_end_that_does_not_answer_is_named(postgres: EmbeddedPostgres) -> None:
     reason = "the cluster does not answer"
     async with attended_by_one(postgres, Slow(BackendUnavailable, reason)) as client:
-        with pytest.raises(BackendUnavailable, match=reason):
-            await client(12).open_upload()
+        for lease in (12, PATIENCE / 2):  # where all is slow, nobody was asked within the first
+            with pytest.raises((BackendUnavailable, TransferNotReady)) as refused:
+                await client(lease).open_upload()
+            if refused.type is BackendUnavailable:
+                break
+        assert reason in refused.value.reason
 
 
 async def test_what_was_not_opened_in_time_is_not_opened_later(postgres: EmbeddedPostgres) -> None:
