@@ -186,13 +186,14 @@ def _stopped_by_signals() -> asyncio.Event:
 def workers(
     client: Client, deps: Deps, roles: frozenset[Role], underway: Underway | None = None
 ) -> list[Worker]:
-    """Builds one Worker per task queue that these roles serve; `underway` counts activities."""
+    """Builds one Worker per task queue that these roles serve; `underway` hears of what they do."""
     return [
         Worker(
             client,
             task_queue=queue,
             plugins=[KnitPlugin(deps, roles=served)],
             interceptors=[underway] if underway else [],
+            on_fatal_error=underway.on_fatal_error if underway else None,
             max_concurrent_activities=slots(served),
             graceful_shutdown_timeout=shutdown_of(served),
             # How long a killed worker's workflows wait for it before another one takes them. With

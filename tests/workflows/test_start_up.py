@@ -25,10 +25,13 @@ from knit_workflows.activities.search_attributes import search_attributes_known
 from knit_workflows.bootstrap import bootstrap
 from knit_workflows.domain.errors import EngineUnavailable, StoreUnavailable
 from knit_workflows.embedded import EmbeddedPostgres, free_port
-from knit_workflows.settings import StoreSettings
+from knit_workflows.plugin import Role
+from knit_workflows.settings import Settings, StoreSettings
 from knit_workflows.start_up import Interrupted, Patience, reach_namespace, require_schema
 from knit_workflows.store import migrate
+from knit_workflows.temporal import workers as temporal_workers
 from knit_workflows.temporal.workers import Underway, working
+from knit_workflows.worker import deps_from, workers
 from tests.chaos.campaign.links import Link, Streams, to_socket
 from tests.charts.promtool import OF_OTHERS
 from tests.processes import WorkerProcess
@@ -263,6 +266,47 @@ async def test_workers_end_when_one_has_failed_before_it_began(temporal_client: 
     with pytest.raises(StoreUnavailable, match="blinks"):
         await asyncio.wait_for(work(), PATIENCE)
     assert sound.is_shutdown
+
+
+class Endless:
+    """A Worker that has failed and does not come to its end, as Temporal's own may do."""
+
+    def __init__(self, underway: Underway) -> None:
+        self._underway = underway
+        self.ending = asyncio.Event()
+
+    async def run(self) -> None:
+        await self._underway.on_fatal_error(LookupError("the namespace is gone"))
+        await self.ending.wait()
+
+    async def shutdown(self) -> None:
+        await self.ending.wait()
+
+
+async def test_a_worker_that_has_failed_and_never_ends_holds_nobody(
+    temporal_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Temporal answers all the while."""
+    monkeypatch.setattr(temporal_workers, "_FAILED_ENDS_WITHIN", timedelta(seconds=0.1))
+    underway = Underway()
+    sound = Worker(temporal_client, task_queue="sound", activities=[nothing])
+    endless = Endless(underway)
+
+    async def work() -> None:
+        both: Any = [sound, endless]
+        async with working(both, temporal_client, underway, patience=timedelta()) as over:
+            await over
+
+    with pytest.raises(LookupError, match="the namespace is gone"):
+        await asyncio.wait_for(work(), PATIENCE)
+    endless.ending.set()
+
+
+async def test_each_worker_tells_of_its_failure(temporal_client: Client) -> None:
+    """Even if it does not end: that is what it is started again for."""
+    underway = Underway()
+    made = workers(temporal_client, deps_from(Settings()), frozenset({Role.HOOKS}), underway)
+    assert [one.config()["on_fatal_error"] for one in made] == [underway.on_fatal_error]
 
 
 async def test_a_newer_database_is_refused_in_words(postgres: EmbeddedPostgres) -> None:
