@@ -81,7 +81,11 @@ OTHER_VARIABLES: Final = (
     ),
     ("`KNIT_RACE_SECONDS`, `KNIT_RACE_SEEDS`", "tests", "Length and number of the race tests."),
     ("`KNIT_FUZZ_CASES`", "tests", "How many requests the fuzz test of the API makes."),
-    ("`KNIT_CHAOS_SEED`", "tests", "The seed of the short fault campaign; `random`: another one each time, which is printed."),
+    (
+        "`KNIT_CHAOS_SEED`",
+        "tests",
+        "The seed of the short fault campaign; `random`: another one each time, which is printed.",
+    ),
     ("`KNIT_TRANSFER_TOKEN`", "transfer pods", "Set by knit: the token of their endpoint."),
     (
         "`KNIT_PROFILE`, `KNIT_PROFILE_STORE`, `KNIT_ENV`",

@@ -33,6 +33,7 @@ def extra(deps: Deps) -> PutInForce:
         }
         extra = ExtraApis(ExtraApisSettings(**spans))
         extra.endpoints = Endpoints([Endpoint(path, proxy_to.format(port=port))])
+        deps.extra_apis.close()  # with the connections that it keeps
         object.__setattr__(deps, "extra_apis", extra)
 
     return put_in_force
