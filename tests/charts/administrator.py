@@ -16,6 +16,22 @@ import yaml
 from knit_cli.admin.installing.installation import merged
 
 WITHIN: Final = 400.0
+_WITHOUT_DNS: Final = """\
+#!/bin/sh
+address() {{
+  kubectl --kubeconfig {kubeconfig} --namespace {namespace} get service "$1" \\
+    --ignore-not-found --output jsonpath='{{.spec.clusterIP}}' </dev/null
+}}
+case " $* " in
+  *" upgrade --install knit-temporal "*)
+    set -- "$@" --set "database.service=$(address database)" ;;
+  *" upgrade --install knit-app "*)
+    set -- "$@" --set "database.service=$(address database)"
+    temporal=$(address temporal-frontend)
+    if [ -n "$temporal" ]; then set -- "$@" --set "temporal.address=$temporal:7233"; fi ;;
+esac
+exec {helm} "$@"
+"""
 
 
 @dataclass
@@ -26,6 +42,7 @@ class Administrator:
     home: Path
     namespace: str
     variables: dict[str, str] = field(default_factory=dict)
+    settings: str = "knit-install-settings"
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         own = {"HOME": str(self.home), "HELM": str(self.helm)}
@@ -50,7 +67,7 @@ class Administrator:
 
     @property
     def folder(self) -> Path:
-        return self.home / "knit-install-settings"
+        return self.home / self.settings
 
     def edit(self, chart: str, values: dict[str, Any]) -> None:
         path = self.folder / "values" / f"{chart}.yaml"
@@ -71,9 +88,23 @@ class Administrator:
             time.sleep(0.5)
 
     def wait_for(self, *arguments: str) -> Any:
+        """Asks until there is something; on a busy node a part may be slow to answer."""
         ends = time.monotonic() + WITHIN
-        while time.monotonic() < ends:
-            if found := self.json(*arguments):
+        while True:
+            process = self.start(*arguments)
+            out, err = process.communicate()
+            if process.returncode == 0 and (found := json.loads(out)):
                 return found
+            assert time.monotonic() < ends, f"{arguments} found nothing in time\n{out}\n{err}"
             time.sleep(0.5)
-        raise AssertionError(f"{arguments} found nothing in time")
+
+
+def helm_without_dns(helm: Path, kubeconfig: Path, namespace: str, home: Path) -> Path:
+    """Makes a helm, in a folder, for a node on which no names of Services are known.
+
+    It tells the charts the addresses of those that are in the namespace.
+    """
+    made = home / "helm"
+    made.write_text(_WITHOUT_DNS.format(kubeconfig=kubeconfig, namespace=namespace, helm=helm))
+    made.chmod(0o700)
+    return made

@@ -23,6 +23,7 @@ from tools.debian_packages import ensure_packages
 
 _CLUSTER: Final = Path(__file__).parents[1] / "cluster"
 _CLASS: Final = "knit-test-folders"
+_PROVISIONER: Final = "knit.test/folders"
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,29 @@ class Node:
             for process in started:
                 process.terminate()
                 process.wait()
+
+    @contextmanager
+    def another_class(self, folder: Path) -> Iterator[str]:
+        """Makes one more StorageClass, served like the node's own, and gives its name."""
+        name = f"knit-test-{uuid.uuid4().hex[:6]}"
+        about = {"apiVersion": "storage.k8s.io/v1", "provisioner": _PROVISIONER}
+        self._create("StorageClass", {"name": name}, about)
+        try:
+            with self.provisioning([name], folder):
+                yield name
+        finally:
+            self.kubectl("delete", "storageclass", name)
+
+    @contextmanager
+    def forwarded(self, *arguments: str) -> Iterator[str]:
+        """Serves a port of a pod on this machine, and gives the address."""
+        command = ["kubectl", f"--kubeconfig={self.kubeconfig}", "port-forward", *arguments]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as forwarding:
+            try:
+                assert forwarding.stdout is not None
+                yield forwarding.stdout.readline().split()[2]  # Forwarding from ADDRESS -> 5000
+            finally:
+                forwarding.terminate()
 
 
 def start_node() -> Node:

@@ -1,5 +1,7 @@
 """Every part of an installation on the real node is taken away while Runs flow, and comes back.
 
+At last Temporal comes back without anything that it knew.
+
 The commands of the runbooks that only look are carried out on the same installation.
 """
 
@@ -12,7 +14,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -23,9 +25,17 @@ import pytest
 
 from knit_workflows import names
 from knit_workflows.provision.cache import SetUpError
+from tests.charts.each_once import (
+    chains_of,
+    each_was_executed_once,
+    lineage_is_what_runs_say,
+    output_of,
+    words_in,
+)
 from tests.charts.helm import HELMS, Helm, program
 from tests.charts.installation import WITHIN, Installation
 from tests.charts.installation import installation as the_installation
+from tests.charts.lost_temporal import AT_ONCE, Held, lose_temporal
 from tests.docs.command_words import commands_of
 from tests.docs.test_runbooks import PAGES
 
@@ -45,7 +55,13 @@ _ELSEWHERE: Final = (
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+def beside(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what knit is installed beside."""
+    return tmp_path_factory.mktemp("beside")
+
+
+@pytest.fixture(scope="module")
+def installed(beside: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """An installation by one helm: what is shown has nothing to do with its version."""
     done = subprocess.run([sys.executable, str(_UP), "--with-app"], capture_output=True, text=True)
     if done.returncode != 0:
@@ -56,11 +72,12 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation
         pytest.skip(str(error))
     helm = Helm(HELMS[0], tmp_path_factory.mktemp(HELMS[0]))
     node = json.loads(done.stdout)
-    with the_installation(helm, node, tmp_path_factory.mktemp("beside")) as one:
+    with the_installation(helm, node, beside) as one:
         # The worker that takes backups is there, too: the runbooks have commands for it.
         one.make_claim("backups")
         one.install(
             *("--set", "settings.KNIT_ENGINE__GC_GRACE_PERIOD=PT5S"),
+            *("--set", f"settings.KNIT_ENGINE__MAX_ACTIVE_RUNS_PER_PLAN={AT_ONCE}"),
             *("--set", "backup.enabled=true", "--set", "backup.claim=backups"),
         )
         yield one
@@ -114,11 +131,12 @@ class Pushes:
 
 
 def test_every_part_is_killed_in_turn_and_each_combination_is_there_once(
-    installed: Installation, capsys: pytest.CaptureFixture[str]
+    installed: Installation, beside: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one = installed
     plan_id = one.apply("killed", "cp /in/word /out/word; sleep 20")
-    pushes, took = Pushes(one, "killed"), {}
+    second_id = apply_second(one)
+    pushes, took = Pushes(one, "killed"), dict[str, float]()
     with pushes.at_work():
         for kill in (every_deployment, every_pod, the_node, the_servers):
             # What is killed is killed in the middle of something.
@@ -126,20 +144,55 @@ def test_every_part_is_killed_in_turn_and_each_combination_is_there_once(
             began = time.monotonic()
             kill(one)
             took[kill.__name__] = round(time.monotonic() - began)
+        held = Held(one)
+        lost, seconds = lose_temporal(one, beside / "temporal.db", held, (plan_id, second_id))
+        took |= seconds
     began = time.monotonic()
     final = one.ended(plan_id, len(pushes.words))
+    second = one.ended(second_id, len(pushes.words))
+    let_go = held.ended()
+    every = [*final, *second, *let_go]
     took["until all Runs had ended"] = round(time.monotonic() - began)
     with capsys.disabled():
-        print(f"\n{len(final)} Runs; seconds: {took}")
+        print(f"\n{len(every)} Runs, {len(lost)} under way as Temporal was lost; seconds: {took}")
 
-    assert {run["status"] for run in final} == {"done"}, final
+    assert {run["status"] for run in every} == {"done"}, every
     assert max(run["generation"] for run in final) > 1  # which the node was drained of
-    read = [data["knitId"] for run in final for data in run["inputs"]]
-    assert sorted(read) == sorted(pushes.words)  # each once
-    for run in final[:3]:
-        made, source = run["outputs"][0]["knitId"], run["inputs"][0]["knitId"]
-        assert one.pulled_word(made) == pushes.words[source]
+    generations = {run["runId"]: run["generation"] for run in every}
+    assert [run for run in lost if run["generation"] != generations[run["runId"]]] == []
+    each_was_executed_once(one, every)
+    words = pushes.words | held.words
+    chains = chains_of(pushes.words, final, second) | chains_of(held.words, let_go)
+    lineage_and_content_are_as_wanted(one, words, chains)
+    for source, (run, *_) in list(chains.items())[:3]:
+        assert one.pulled_word(output_of(run)) == words[source]
     nothing_is_left_over(one)
+
+
+def apply_second(one: Installation) -> str:
+    """Applies a Plan on what the first one makes."""
+    plan = {
+        "image": one.images["busybox"],
+        "entrypoint": ["sh", "-c", "tr a-z A-Z < /in/word > /out/word"],
+        "inputs": [{"path": "/in", "tags": ["made-by:killed"]}],
+        "outputs": [{"path": "/out", "tags": ["made-by:second"]}],
+        "log": {"tags": ["log-of:second"]},
+        "resources": {"cpu": "10m", "memory": "32Mi"},
+    }
+    return str(one.ask("POST", "/api/plans", json=plan)["planId"])
+
+
+def lineage_and_content_are_as_wanted(
+    one: Installation, words: Mapping[str, str], chains: Mapping[str, list[Any]]
+) -> None:
+    """Of each Data that was pushed, and of all that was made of it."""
+    changes: tuple[Callable[[str], str], ...] = (str, str.upper)
+    wanted = dict(words)
+    for source, runs in chains.items():
+        lineage_is_what_runs_say(one, source, runs)
+        for run, change in zip(runs, changes, strict=False):
+            wanted[output_of(run)] = change(words[source])
+    assert words_in(one, wanted) == wanted
 
 
 def statuses(one: Installation, plan_id: str) -> set[str]:
