@@ -26,7 +26,8 @@ from knit_workflows.provision.temporal_cli import obtain_temporal
 
 # Raise it when the way of making the trees changes: it is part of every image's tag.
 _FORMAT = "1"
-_POSTGRES_PACKAGES = "postgresql-15,busybox-static"
+# util-linux for flock, which the official image has from there, too.
+_POSTGRES_PACKAGES = "postgresql-15,busybox-static,util-linux"
 _NGINX_PACKAGES = "nginx-light,busybox-static"
 # The number of the user in the official image, which the chart's default is.
 _POSTGRES_USER = 999

@@ -8,6 +8,21 @@ here=/etc/knit-postgres
 data=$PGDATA
 say() { echo "start.sh: $*" >&2; }
 
+# A pod that is deleted is replaced while it still ends, and both may have the volume. PostgreSQL's
+# own lock file is of no use then: in another container its process is not to be seen. The lock is
+# held as long as any process of the server lives, since all inherit it.
+if command -v flock >/dev/null; then
+  exec 9>"$data.lock"
+  told=
+  until flock -n 9; do
+    [ -n "$told" ] || say "waits for another server on this volume to end"
+    told=yes
+    sleep 1
+  done
+else
+  say "this image has no flock: nothing keeps a second server off the volume"
+fi
+
 if [ ! -e "$data/PG_VERSION" ]; then
   say "making a database in $data"
   # Made beside and renamed, so that a start which is killed on the way leaves no half of one.
