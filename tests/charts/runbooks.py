@@ -11,6 +11,7 @@ from tests.charts.administrator import Administrator
 from tests.charts.node import Node
 from tests.docs.command_words import commands_of
 from tests.docs.test_runbooks import PAGES
+from tests.waiting import PATIENCE
 
 Command = tuple[str, ...]
 
@@ -83,6 +84,6 @@ def _ask_for_metrics(node: Node, words: list[str]) -> None:
     """As the page does with curl; on a free port of this machine, where that one may be taken."""
     free = [f":{word}" if word.isdigit() else word for word in words[1:]]
     with node.forwarded(*free) as address:
-        answer = httpx.get(f"http://{address}/metrics", trust_env=False)
+        answer = httpx.get(f"http://{address}/metrics", trust_env=False, timeout=PATIENCE)
     assert answer.is_success
     assert "knit_" in answer.text
